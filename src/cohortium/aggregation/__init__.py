@@ -1,0 +1,1 @@
+"""Aggregation rules, one per file, and the server optimisers. Pure: arrays in, arrays out."""

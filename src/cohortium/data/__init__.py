@@ -1,0 +1,1 @@
+"""From a hospital's files to records that training can use, at the site."""

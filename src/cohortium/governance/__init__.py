@@ -1,0 +1,1 @@
+"""What may leave a site and what counts as a good model: the gate and the acceptance criteria."""
