@@ -36,7 +36,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays that a model consists of, in a fixed order, and where each lies in its flat buffer.
+    """The arrays of a model, in a fixed order, and where each lies in its flat buffer.
 
     All arrays of one dtype lie end to end, in order, in one 1-D buffer.
     """

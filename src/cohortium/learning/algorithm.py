@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class LocalAlgorithm(Protocol):
     """A rule that changes a site's gradient before the optimiser uses it.
 
-    Written over whole tensors, so that one definition serves one site's flat parameters, shape (P,),
-    and a block of sites, shape (K, P) or any other equal shape.
+    Written over whole tensors, so that one definition serves one site's flat parameters, shape
+    (P,), and a block of sites, shape (K, P) or any other equal shape.
     """
 
     def adjust(self, gradient: Tensor, parameters: Tensor, anchor: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""What a site does with its records: train and evaluate. One contract for every framework and engine.
+"""What a site does with its records: train and evaluate. One contract for all frameworks, engines.
 
-To add a local algorithm: a file beside this one, and a line in `LOCAL_ALGORITHMS` of `algorithm.py`.
+To add a local algorithm: a file beside this one, and a line in `algorithm.LOCAL_ALGORITHMS`.
 To add a framework: a file beside this one that implements `LocalTask`.
 """
 
