@@ -1,0 +1,257 @@
+"""The egress gate: the one place through which everything leaves a party. Two typed stages.
+
+`admit` checks what a step produced, once per step, against what the plan declares; `release` lets
+one payload per step and reader go. `Send` takes a `Release`, and only a gate makes one: mypy
+refuses a raw `Update`, and a seal refuses a forged `Admitted` at run time.
+
+Grants, policies, budgets and masks join these two stages in their own modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cohortium.errors import RefusedError
+from cohortium.plan.plan import Note, State
+from cohortium.plan.step import Step
+from cohortium.types import Layout, Params, PartyId, SiteId, Statistics, Update
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a plan declares that sites share: the model's arrays, and the metrics' statistics."""
+
+    layout: Layout
+    statistics: Mapping[str, tuple[int, ...]]
+
+
+_SEAL = object()
+
+
+class Admitted:
+    """An update that passed a gate's `admit`. Only a gate can make one."""
+
+    __slots__ = ("fingerprint", "step", "update")
+
+    def __init__(self, update: Update, step: str, fingerprint: float, *, seal: object) -> None:
+        if seal is not _SEAL:
+            raise RefusedError("only a gate admits updates: call Gate.admit")
+        self.update, self.step, self.fingerprint = update, step, fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """An admitted update as it is."""
+
+    admitted: Admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A model made of several updates, or by the server optimiser.
+
+    `score` is set where models compete (`best-local`): higher is better, None is undefined.
+    """
+
+    params: Params
+    weight: float
+    roster: tuple[SiteId, ...] = ()
+    notes: tuple[Note, ...] = ()
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a holder tells a clerk, who sees no model: its digest, and who is in it."""
+
+    digest: str
+    roster: tuple[SiteId, ...]
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The next State, to all members."""
+
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """No value, and why. It travels to the readers, so nobody waits for a refusal."""
+
+    reason: str
+    notes: tuple[Note, ...] = ()
+
+
+Outbound = Plain | Reduced | Vote | Closed | Void
+
+
+class Release:
+    """A payload that a gate let go. Only a gate can make one."""
+
+    __slots__ = ("attempt", "payload", "round", "sender", "step")
+
+    def __init__(
+        self,
+        payload: Outbound,
+        *,
+        sender: PartyId,
+        round_: int,
+        attempt: int,
+        step: str,
+        seal: object,
+    ) -> None:
+        if seal is not _SEAL:
+            raise RefusedError("only a gate makes releases: call Gate.release")
+        self.payload, self.sender, self.step = payload, sender, step
+        self.round, self.attempt = round_, attempt
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the payload's arrays, in bytes."""
+        return _nbytes(self.payload)
+
+
+@dataclass
+class Gate:
+    """One party's gate.
+
+    Attributes:
+        party: whose gate it is.
+        declaration: what the plan says that may be shared.
+        rows: training rows that the party declared; the most that its update may weigh.
+    """
+
+    party: PartyId
+    declaration: Declaration
+    rows: float = math.inf
+    _admitted: set[str] = field(default_factory=set)
+    _released: set[tuple[str, PartyId]] = field(default_factory=set)
+
+    def admit(self, update: Update, step: Step) -> Admitted:
+        """Check what a step produced.
+
+        Raises:
+            RefusedError: it is not what the plan declares, or the step was admitted before.
+        """
+        if step.id in self._admitted:
+            raise RefusedError(f"step {step.id!r} has been admitted before")
+        fingerprint = check(update, self.declaration, most=self.rows, trained=step.op == "train")
+        self._admitted.add(step.id)
+        return Admitted(update, step.id, fingerprint, seal=_SEAL)
+
+    def release(
+        self, payload: Outbound, step: Step, *, readers: tuple[PartyId, ...], state: State
+    ) -> Release:
+        """Let one payload go to readers of a step.
+
+        Raises:
+            RefusedError: a reader has had a payload of this step, or is none of its readers.
+        """
+        for reader in readers:
+            if (step.id, reader) in self._released:
+                raise RefusedError(f"{reader} has had a payload of step {step.id!r}")
+            self._released.add((step.id, reader))
+        if isinstance(payload, Plain) and payload.admitted.step != step.id:
+            raise RefusedError(
+                f"an update of {payload.admitted.step!r} cannot leave as {step.id!r}"
+            )
+        return Release(
+            payload,
+            sender=self.party,
+            round_=state.round + 1,
+            attempt=state.attempt,
+            step=step.id,
+            seal=_SEAL,
+        )
+
+    def open_round(self) -> None:
+        """Forget what was admitted and released in the round before."""
+        self._admitted.clear()
+        self._released.clear()
+
+
+def check(update: Update, declaration: Declaration, *, most: float, trained: bool) -> float:
+    """Check an update's content against a declaration; return a fingerprint of it.
+
+    The fingerprint tells a message that came twice from a second, different one; it is not
+    cryptographic.
+
+    Args:
+        update: what is offered.
+        declaration: names, shapes and dtypes that may be shared.
+        most: the largest weight that is believable: the training rows that stand behind it.
+        trained: whether arrays are due; an evaluation has none.
+
+    Raises:
+        RefusedError: a wrong name, shape or dtype; a value that is not finite; a weight that is not
+            positive and finite, or above `most`.
+    """
+    if trained != (update.params is not None):
+        raise RefusedError("arrays are missing" if trained else "an evaluation carries arrays")
+    if not (math.isfinite(update.weight) and update.weight > 0):
+        raise RefusedError(f"weight {update.weight} is not a positive number")
+    if trained and update.weight > most:
+        raise RefusedError(f"weight {update.weight:g} is more than the {most:g} declared rows")
+    total = 0.0
+    if update.params is not None:
+        _check_layout(update.params.layout, declaration.layout)
+        total = _sum(update.params)
+    return total + _check_statistics(update.statistics, declaration.statistics)
+
+
+def _check_layout(got: Layout, declared: Layout) -> None:
+    if got is declared or got.specs == declared.specs:
+        return
+    names = {spec.name: spec for spec in declared.specs}
+    for spec in got.specs:
+        if spec.name not in names:
+            raise RefusedError(f"array {spec.name!r} is not declared")
+        want = names.pop(spec.name)
+        if spec.shape != want.shape:
+            raise RefusedError(f"array {spec.name!r} has shape {spec.shape}, not {want.shape}")
+        if spec.dtype != want.dtype:
+            raise RefusedError(f"array {spec.name!r} is {spec.dtype}, not {want.dtype}")
+    missing = ", ".join(repr(name) for name in names)
+    raise RefusedError(f"arrays are missing: {missing}" if missing else "arrays in another order")
+
+
+def _sum(params: Params) -> float:
+    """Add up all elements. One pass that also finds NaN and infinity, which no sum survives."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(float(buffer.sum()) for buffer in params.buffers.values() if buffer.size)
+    if math.isfinite(total):
+        return total
+    if params.is_finite():
+        return math.fsum(float(np.abs(b).max()) for b in params.buffers.values() if b.size)
+    raise RefusedError("a value is not finite (NaN or infinity)")
+
+
+def _check_statistics(got: Statistics, declared: Mapping[str, tuple[int, ...]]) -> float:
+    total = 0.0
+    for name, values in got.items():
+        if name not in declared:
+            raise RefusedError(f"statistic {name!r} is not declared")
+        if values.shape != declared[name]:
+            raise RefusedError(f"statistic {name!r} has shape {values.shape}, not {declared[name]}")
+        if values.dtype != np.float64 or not np.isfinite(values).all():
+            raise RefusedError(f"statistic {name!r} is not finite float64")
+        total += float(values.sum())
+    return total
+
+
+def _nbytes(payload: Outbound) -> int:
+    match payload:
+        case Plain(admitted):
+            update = admitted.update
+            arrays = 0 if update.params is None else update.params.nbytes
+            return arrays + sum(values.nbytes for values in update.statistics.values())
+        case Reduced():
+            return payload.params.nbytes
+        case _:
+            return 0

@@ -1,0 +1,237 @@
+"""A plan: the steps of every round as a pure function of members, round and state.
+
+    train ─▶ … topology … ─▶ consensus ─▶ evaluate ─▶ tally ─▶ outcome = the next State
+
+The topology lays out how the sites' training becomes one model or one per group; everything after
+that is the same for all of them. Lowering passes then rewrite a round's steps, as a compiler's do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import ceil
+from typing import Literal
+
+from cohortium.plan.step import RoundPlan
+from cohortium.plan.topology import Draft, Holder, Topology, sample
+from cohortium.types import PartyId, SiteId
+
+LoweringPass = Callable[[RoundPlan], RoundPlan]
+Status = Literal["running", "finished", "stopped"]
+OnShortfall = Literal["stop", "skip", "wait"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A site in a federation.
+
+    Attributes:
+        site: its name.
+        rows: training rows that it declared; the most that an update of it may weigh.
+        trains: False for a site that only evaluates.
+    """
+
+    site: SiteId
+    rows: int
+    trains: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """How one site fared in one round: a line of the participation statement.
+
+    `status` is "in", "not sampled", "absent" (nothing came by the deadline), "refused" (by the
+    site's own gate), "failed" (its training raised) or "excluded" (by the party that reads it).
+    """
+
+    site: SiteId
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's value over all evaluating sites together, and at each; None where undefined."""
+
+    overall: float | None
+    per_site: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What all parties agree on after a round: the value of the round's closing step.
+
+    Attributes:
+        study: digest of the study bundle.
+        round: rounds completed; 0 before the first.
+        attempt: how often the round in progress was begun before.
+        status: whether another round follows.
+        reason: why it stopped, when it did.
+        models: holder's party to the digest of its consensus model.
+        roster: the sites whose records are in this round's consensus.
+        notes: participation in this round.
+        metrics: by name, of this round's consensus model.
+        patience: evaluated rounds in a row in which all acceptance criteria held.
+        previous: digest of the state before; empty for the first.
+    """
+
+    study: str
+    round: int = 0
+    attempt: int = 0
+    status: Status = "running"
+    reason: str = ""
+    models: Mapping[PartyId, str] | None = None
+    roster: tuple[SiteId, ...] = ()
+    notes: tuple[Note, ...] = ()
+    metrics: Mapping[str, Metric] | None = None
+    patience: int = 0
+    previous: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the state as canonical JSON, as hex."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trajectory of a model across the parties.
+
+    Attributes:
+        study: digest of the study bundle; what parties approve and sign.
+        seed: the study's.
+        topology: lays out each round.
+        members: in roster order.
+        rounds: how many; 0 only evaluates.
+        fraction: share of the training sites that is sampled each round.
+        quorum: sites that a consensus needs; None for all that are sampled.
+        deadline: seconds that a site has for one step.
+        on_shortfall: what a round below quorum leads to: "stop" the run, "skip" the round, or
+            "wait" for the sites by trying the round again.
+        attempts: how often a round is tried when it waits.
+        evaluate_every: rounds between evaluations; the last round always evaluates. 0: never.
+        passes: lowering passes, applied in order.
+    """
+
+    study: str
+    seed: int
+    topology: Topology
+    members: tuple[Member, ...]
+    rounds: int
+    fraction: float = 1.0
+    quorum: int | None = None
+    deadline: float = 600.0
+    on_shortfall: OnShortfall = "stop"
+    attempts: int = 3
+    evaluate_every: int = 1
+    passes: tuple[LoweringPass, ...] = ()
+
+    @cached_property
+    def trainers(self) -> tuple[SiteId, ...]:
+        """The sites that train, in roster order."""
+        return tuple(member.site for member in self.members if member.trains)
+
+    @cached_property
+    def rows(self) -> dict[SiteId, int]:
+        """Training rows that each site declared."""
+        return {member.site: member.rows for member in self.members}
+
+    @cached_property
+    def needed(self) -> int:
+        """Sites that a consensus needs."""
+        return self.sampled if self.quorum is None else min(self.quorum, self.sampled)
+
+    @property
+    def sampled(self) -> int:
+        """Sites that train in each round."""
+        return ceil(self.fraction * len(self.trainers) - 1e-9)
+
+    def round(self, state: State) -> RoundPlan:
+        """Return the steps of the round that follows `state`: equal arguments, equal steps."""
+        cached: dict[tuple[int, int], RoundPlan] = self.__dict__.setdefault("_rounds", {})
+        key = (state.round, state.attempt)
+        if key not in cached:
+            cached.clear()
+            plan = self._lay(state.round + 1)
+            for lower in self.passes:
+                plan = lower(plan)
+            cached[key] = plan
+        return cached[key]
+
+    @cached_property
+    def parties(self) -> tuple[PartyId, ...]:
+        """Everyone who has a part in the plan: the sites first, then aggregators and the clerk."""
+        full = replace(self, fraction=1.0, passes=())._lay(max(self.rounds, 1))
+        sites = tuple(PartyId(member.site) for member in self.members)
+        others = dict.fromkeys(step.party for step in full.steps)
+        return tuple(dict.fromkeys(sites + tuple(others)))
+
+    def evaluates(self, round_: int) -> bool:
+        """Tell whether a round's consensus model is evaluated."""
+        if not self.evaluate_every:
+            return False
+        return round_ >= self.rounds or round_ % self.evaluate_every == 0
+
+    def _lay(self, round_: int) -> RoundPlan:
+        draft = Draft(self.seed, round_, deadline=self.deadline, quorum=self.needed, rows=self.rows)
+        holders = self._train(draft) if self.rounds else (Holder(self.topology.closer, "", ()),)
+        self._close(draft, holders)
+        return RoundPlan(round_, tuple(draft.steps))
+
+    def _train(self, draft: Draft) -> tuple[Holder, ...]:
+        sites = sample(self.seed, draft.round, self.trainers, count=self.sampled)
+        elements = self.topology.arrange(sites)
+        return self.topology.lay(draft, elements, name="", start=None)
+
+    def _close(self, draft: Draft, holders: tuple[Holder, ...]) -> None:
+        closer = self.topology.closer
+        served = self._served(holders)
+        consensus = {
+            holder: draft.add(
+                "consensus" if len(holders) == 1 else f"consensus/{holder.party}",
+                holder.party,
+                "consensus",
+                inputs=(holder.step,) if holder.step else (),
+                slot="server-optimizer",
+                to=tuple(PartyId(site) for site in served[holder]),
+            )
+            for holder in holders
+        }
+        tally = self._evaluate(draft, {s: consensus[h] for h in holders for s in served[h]})
+        draft.add(
+            "outcome",
+            closer,
+            "outcome",
+            inputs=tally,
+            gathers=tuple(consensus.values()),
+            needs=1,
+            to=tuple(dict.fromkeys((*map(PartyId, self.rows), *(h.party for h in holders)))),
+        )
+
+    def _served(self, holders: tuple[Holder, ...]) -> dict[Holder, tuple[SiteId, ...]]:
+        """Return the sites that get each holder's model; who trained nowhere gets the first's."""
+        if self.topology.one_model or len(holders) == 1:
+            return dict.fromkeys(holders, tuple(self.rows))
+        theirs = {site for holder in holders for site in holder.sites}
+        rest = tuple(site for site in self.rows if site not in theirs)
+        return {h: h.sites + (rest if i == 0 else ()) for i, h in enumerate(holders)}
+
+    def _evaluate(self, draft: Draft, consensus: Mapping[SiteId, str]) -> tuple[str, ...]:
+        if not self.evaluates(draft.round):
+            return ()
+        votes = tuple(
+            draft.add(
+                f"evaluate/{site}",
+                PartyId(site),
+                "evaluate",
+                inputs=(consensus[site],),
+                covers=(site,),
+            )
+            for site in self.rows
+        )
+        return (draft.add("tally", self.topology.closer, "tally", gathers=votes, needs=1),)
