@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
-from cohortium.part import part
+from cohortium.part import PartOf, part
 from cohortium.plan.topology import TOPOLOGIES, Draft, Element, Group, Holder, Topology
 from cohortium.types import PartyId, SiteId
 
-
-def _topology(value: object) -> object:
-    table = {"kind": value} if isinstance(value, str) else value
-    if not isinstance(table, dict):
-        return value
-    settings = {key: setting for key, setting in table.items() if key != "kind"}
-    return TypeAdapter(TOPOLOGIES[str(table.get("kind"))]).validate_python(settings, strict=False)
-
-
-AnyTopology = Annotated[Any, BeforeValidator(_topology)]
+AnyTopology = Annotated[Any, PartOf(TOPOLOGIES)]
 
 
 @part

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from cohortium.plan.step import RoundPlan
 from cohortium.plan.topology import Draft, Holder, Topology, sample
@@ -75,6 +75,7 @@ class State:
         roster: the sites whose records are in this round's consensus.
         notes: participation in this round.
         metrics: by name, of this round's consensus model.
+        last_in: site to the last round whose roster it was in; slots commit or roll back by it.
         patience: evaluated rounds in a row in which all acceptance criteria held.
         previous: digest of the state before; empty for the first.
     """
@@ -84,18 +85,36 @@ class State:
     attempt: int = 0
     status: Status = "running"
     reason: str = ""
-    models: Mapping[PartyId, str] | None = None
+    models: Mapping[PartyId, str] = field(default_factory=dict)
     roster: tuple[SiteId, ...] = ()
     notes: tuple[Note, ...] = ()
-    metrics: Mapping[str, Metric] | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    last_in: Mapping[SiteId, int] = field(default_factory=dict)
     patience: int = 0
     previous: str = ""
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the state as canonical JSON, as hex."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+        table = {f.name: getattr(self, f.name) for f in fields(self)}
+        table["notes"] = [[note.site, note.status, note.reason] for note in self.notes]
+        table["metrics"] = {
+            name: [metric.overall, dict(metric.per_site)] for name, metric in self.metrics.items()
+        }
+        return table | {"roster": list(self.roster)}
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> State:
+        """Return the state that `to_json` wrote."""
+        metrics = {name: Metric(*value) for name, value in table["metrics"].items()}
+        notes = tuple(Note(*note) for note in table["notes"])
+        fixed = {"roster": tuple(table["roster"]), "notes": notes, "metrics": metrics}
+        return cls(**{**table, **fixed})
 
 
 @dataclass(frozen=True)
@@ -166,10 +185,13 @@ class Plan:
     @cached_property
     def parties(self) -> tuple[PartyId, ...]:
         """Everyone who has a part in the plan: the sites first, then aggregators and the clerk."""
-        full = replace(self, fraction=1.0, passes=())._lay(max(self.rounds, 1))
-        sites = tuple(PartyId(member.site) for member in self.members)
-        others = dict.fromkeys(step.party for step in full.steps)
-        return tuple(dict.fromkeys(sites + tuple(others)))
+        everyone = replace(self, fraction=1.0)
+        draft = everyone._draft(1)
+        if self.rounds:
+            everyone._train(draft)
+        sites = (PartyId(member.site) for member in self.members)
+        others = (step.party for step in draft.steps)
+        return tuple(dict.fromkeys((*sites, *others, self.topology.closer)))
 
     def evaluates(self, round_: int) -> bool:
         """Tell whether a round's consensus model is evaluated."""
@@ -178,10 +200,13 @@ class Plan:
         return round_ >= self.rounds or round_ % self.evaluate_every == 0
 
     def _lay(self, round_: int) -> RoundPlan:
-        draft = Draft(self.seed, round_, deadline=self.deadline, quorum=self.needed, rows=self.rows)
+        draft = self._draft(round_)
         holders = self._train(draft) if self.rounds else (Holder(self.topology.closer, "", ()),)
         self._close(draft, holders)
         return RoundPlan(round_, tuple(draft.steps))
+
+    def _draft(self, round_: int) -> Draft:
+        return Draft(self.seed, round_, self.deadline, quorum=self.needed, rows=self.rows)
 
     def _train(self, draft: Draft) -> tuple[Holder, ...]:
         sites = sample(self.seed, draft.round, self.trainers, count=self.sampled)
@@ -210,7 +235,7 @@ class Plan:
             inputs=tally,
             gathers=tuple(consensus.values()),
             needs=1,
-            to=tuple(dict.fromkeys((*map(PartyId, self.rows), *(h.party for h in holders)))),
+            to=self.parties,
         )
 
     def _served(self, holders: tuple[Holder, ...]) -> dict[Holder, tuple[SiteId, ...]]:

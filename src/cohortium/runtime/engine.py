@@ -1,0 +1,169 @@
+"""What an engine is, and the table of all of them.
+
+An engine carries out what actors ask for: it delivers releases, runs steps over records, keeps time
+and journals. Which machines it uses is nobody else's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from cohortium.governance.gate import Gate
+from cohortium.learning.task import Cursor, LocalTask, Trained, TrainJob, Work
+from cohortium.plan.plan import State
+from cohortium.records import SiteData
+from cohortium.registry import Registry
+from cohortium.runtime.actor import Actor, Snapshot
+from cohortium.runtime.agreement import Agreement, Evaluation
+from cohortium.runtime.events import Done, Run
+from cohortium.types import Params, PartyId, SiteId, Update
+
+VALIDATION = "validation/"
+"""Prefix of the statistics that come from the validation part."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """All that an in-process run consists of.
+
+    Attributes:
+        agreement: the plan and its parts.
+        task: trains and evaluates.
+        data: each site's records.
+        work: how much a site trains in a round.
+        seed: the study's.
+        initial: the model that round 1 starts from.
+    """
+
+    agreement: Agreement
+    task: LocalTask
+    data: Mapping[SiteId, SiteData]
+    work: Work
+    seed: int
+    initial: Params
+
+    def gate(self, party: PartyId) -> Gate:
+        """Return a party's gate."""
+        rows = self.agreement.plan.rows.get(SiteId(party))
+        declaration = self.agreement.declaration
+        return Gate(party, declaration) if rows is None else Gate(party, declaration, rows)
+
+    def actor(self, party: PartyId, snapshot: Snapshot | None = None) -> Actor:
+        """Return a party's actor, at the start or where a snapshot stands."""
+        start = Snapshot(State(self.agreement.plan.study), self.initial, {})
+        return Actor(party, self.agreement, self.gate(party), snapshot or start)
+
+    def job(self, run: Run) -> TrainJob:
+        """Return the training that a run asks for."""
+        return TrainJob(
+            site=run.party,
+            round=run.round,
+            seed=self.seed,
+            params=run.params,
+            data=self.data[SiteId(run.party)].train,
+            work=self.work,
+            cursor=run.slot or Cursor(),
+        )
+
+    def trained(self, run: Run, trained: Trained, *, at: float) -> Done:
+        """Return the event of a training that ended."""
+        update = trained.update
+        if run.measure:
+            statistics = self._evaluate(run, ("validation",), params=update.params)
+            update = Update(update.params, update.weight, statistics)
+        return Done(run.round, run.attempt, run.step.id, update, trained.cursor, "", at)
+
+    def evaluated(self, run: Run, *, at: float) -> Done:
+        """Evaluate, and return the event of it."""
+        site = self.data[SiteId(run.party)]
+        statistics = self._evaluate(run, ("test", "validation"), params=run.params)
+        update = Update(None, float(len(site.test)), statistics)
+        return Done(run.round, run.attempt, run.step.id, update, None, "", at)
+
+    def _evaluate(
+        self, run: Run, parts: tuple[str, ...], *, params: Params | None
+    ) -> dict[str, Any]:
+        assert params is not None
+        site = self.data[SiteId(run.party)]
+        found: dict[str, Any] = {}
+        for part in parts:
+            records = site.test if part == "test" else site.validation
+            prefix = VALIDATION if part == "validation" else ""
+            if part == "test" or len(records):
+                statistics = self.task.evaluate(params, records)
+                found |= {prefix + name: values for name, values in statistics.items()}
+        return found
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """What an engine saw of one round.
+
+    Attributes:
+        state: the State that closed it.
+        evaluation: each site's additive statistics, where it was evaluated.
+        seconds: wall time.
+        sent, received: bytes of releases by site.
+        reasons: (site, status) to the reason in the site's own log.
+    """
+
+    state: State
+    evaluation: Evaluation | None
+    seconds: float
+    sent: Mapping[str, int]
+    received: Mapping[str, int]
+    reasons: Mapping[tuple[str, str], str]
+
+
+class Observer(Protocol):
+    """Watches a run; must not change it."""
+
+    def round_closed(self, log: RoundLog) -> None:
+        """A round closed."""
+
+    def step_run(self, round_: int, done: int, of: int) -> None:
+        """Some of a round's steps have run."""
+
+
+class Checkpoints(Protocol):
+    """Where an engine keeps what it needs to go on after a kill."""
+
+    def save(self, snapshots: Mapping[PartyId, Snapshot], log: RoundLog) -> None:
+        """Keep a consistent snapshot of all parties, taken between two rounds."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended: the rounds' logs and the model of every party that holds one."""
+
+    engine: str
+    logs: tuple[RoundLog, ...]
+    models: Mapping[PartyId, Params]
+
+
+class Engine(Protocol):
+    """Runs a federation to its end."""
+
+    name: ClassVar[str]
+
+    def run(
+        self,
+        federation: Federation,
+        *,
+        observer: Observer | None = None,
+        checkpoints: Checkpoints | None = None,
+        resume: tuple[Mapping[PartyId, Snapshot], tuple[RoundLog, ...]] | None = None,
+    ) -> Finished:
+        """Run until the closing State says that no round follows."""
+
+
+ENGINES = Registry(
+    "engine",
+    group="cohortium.engines",
+    builtin={
+        "sequential": "cohortium.runtime.in_process:Sequential",
+        "vectorised": "cohortium.runtime.in_process:Vectorised",
+    },
+)
