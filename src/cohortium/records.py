@@ -31,6 +31,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.y)
 
+    def none(self) -> Part:
+        """Return no rows of the same shapes."""
+        return Part(self.x[:0], self.y[:0])
+
     @classmethod
     def join(cls, parts: list[Part]) -> Part:
         """Stack the rows of several parts in order."""

@@ -45,9 +45,11 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """An admitted update as it is."""
+    """An admitted update as it is. `roster`: the sites whose records are in it."""
 
     admitted: Admitted
+    roster: tuple[SiteId, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ def check(update: Update, declaration: Declaration, *, most: float, trained: boo
     """
     if trained != (update.params is not None):
         raise RefusedError("arrays are missing" if trained else "an evaluation carries arrays")
-    if not (math.isfinite(update.weight) and update.weight > 0):
+    least = 0.0 if trained else -1.0  # a site may have nothing to evaluate on
+    if not (math.isfinite(update.weight) and update.weight > least):
         raise RefusedError(f"weight {update.weight} is not a positive number")
     if trained and update.weight > most:
         raise RefusedError(f"weight {update.weight:g} is more than the {most:g} declared rows")
@@ -247,8 +250,8 @@ def _check_statistics(got: Statistics, declared: Mapping[str, tuple[int, ...]]) 
 
 def _nbytes(payload: Outbound) -> int:
     match payload:
-        case Plain(admitted):
-            update = admitted.update
+        case Plain():
+            update = payload.admitted.update
             arrays = 0 if update.params is None else update.params.nbytes
             return arrays + sum(values.nbytes for values in update.statistics.values())
         case Reduced():

@@ -63,7 +63,13 @@ AHEAD = 2
 class Snapshot:
     """Everything that an actor needs to go on from the opening of a round.
 
-    `sends` are those of the event that opened it: they may not have left before a crash.
+    Attributes:
+        state: the State that the round follows.
+        model: the party's consensus model.
+        slots: what its steps keep.
+        early: releases of later rounds that have arrived.
+        sends: those of the event that opened the round: they may not have left before a crash.
+        at: when it opened, on the engine's clock; deadlines count from it.
     """
 
     state: State
@@ -71,6 +77,7 @@ class Snapshot:
     slots: Mapping[str, Any]
     early: tuple[Release, ...] = ()
     sends: tuple[Send, ...] = ()
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +126,19 @@ class Actor:
         self.state, self.model = snapshot.state, snapshot.model
         self.slots: dict[str, Any] = dict(snapshot.slots)
         self._early: list[Release] = list(snapshot.early)
-        self._resend = list(snapshot.sends)
+        self._resend, self._opened = list(snapshot.sends), snapshot.at
         self._candidates: dict[tuple[Key, PartyId], Params] = {}
         self._provisional: dict[str, tuple[object, Any]] = {}
         self._closed: State | None = None
         self._plan: RoundPlan
         self._progress: dict[str, _Progress] = {}
 
-    def start(self, at: float = 0.0) -> list[Effect]:
+    def start(self) -> list[Effect]:
         """Open the round that the snapshot stands before."""
         effects: list[Effect] = list(self._resend)
         self._resend = []
         if self.state.status == "running":
-            self._open(at, effects)
+            self._open(self._opened, effects)
         return effects
 
     def handle(self, event: Event) -> list[Effect]:
@@ -153,7 +160,8 @@ class Actor:
         `effects` are those of the event that opened it.
         """
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        return Snapshot(self.state, self.model, dict(self.slots), tuple(self._early), sends)
+        early = tuple(self._early)
+        return Snapshot(self.state, self.model, dict(self.slots), early, sends, self._opened)
 
     @property
     def _key(self) -> Key:
@@ -162,6 +170,7 @@ class Actor:
     # -- opening and closing a round ---------------------------------------------------------------
 
     def _open(self, at: float, effects: list[Effect]) -> None:
+        self._opened = at
         self.gate.open_round()
         self._plan = self.agreement.plan.round(self.state)
         self._progress = {}

@@ -61,7 +61,7 @@ def close(
 
 def patience(agreement: Agreement, before: State, metrics: Mapping[str, Metric]) -> int:
     """Return for how many evaluated rounds in a row all acceptance criteria have held."""
-    if not metrics:
+    if not agreement.patience or not metrics:
         return before.patience
     return before.patience + 1 if agreement.accepted(metrics) else 0
 

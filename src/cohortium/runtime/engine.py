@@ -55,6 +55,16 @@ class Federation:
         start = Snapshot(State(self.agreement.plan.study), self.initial, {})
         return Actor(party, self.agreement, self.gate(party), snapshot or start)
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the task trains blocks of these sites at once."""
+        site = self.agreement.plan.trainers[0]
+        params, data = self.initial, self.data[site].train
+        return (
+            self.task.block_size(TrainJob(site, 1, self.seed, params, data, self.work, Cursor()))
+            > 1
+        )
+
     def job(self, run: Run) -> TrainJob:
         """Return the training that a run asks for."""
         return TrainJob(
@@ -119,6 +129,9 @@ class RoundLog:
 
 class Observer(Protocol):
     """Watches a run; must not change it."""
+
+    def run_started(self, title: str, rounds: int) -> None:
+        """A run begins, such as the federated arm's; `rounds` at most."""
 
     def round_closed(self, log: RoundLog) -> None:
         """A round closed."""

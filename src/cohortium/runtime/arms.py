@@ -1,0 +1,219 @@
+"""What an arm of a comparison amounts to: its models' metrics, here and elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cohortium.plan.plan import Metric, Plan, State
+from cohortium.runtime.agreement import Evaluation
+from cohortium.runtime.engine import VALIDATION, Finished
+from cohortium.runtime.result import ArmResult, MetricValue, Participation, RoundResult
+from cohortium.study.arms import ARMS, POOLED, Variant
+from cohortium.types import Params, SiteId, Statistics, sum_statistics
+
+Value = Callable[[str, Statistics], float | None]
+"""(metric, summed statistics) to the metric's value."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A variant that has run.
+
+    Attributes:
+        variant: what ran.
+        finished: how it ended.
+        plan: what it ran by.
+        value: a metric's value from statistics.
+        better: metric to "higher" or "lower".
+        seconds: wall time.
+    """
+
+    variant: Variant
+    finished: Finished
+    plan: Plan
+    value: Value
+    better: Mapping[str, str]
+    seconds: float
+
+    @property
+    def state(self) -> State:
+        """The last State."""
+        return self.finished.logs[-1].state
+
+    @property
+    def model(self) -> Params:
+        """The consensus model; of the first holder where each has its own."""
+        return self.finished.models[next(iter(self.state.models))]
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The hospitals' statistics of the last evaluation, on their test records."""
+        found = self.finished.logs[-1].evaluation or {}
+        return {
+            site: {k: v for k, v in stats.items() if not k.startswith(VALIDATION)}
+            for site, stats in found.items()
+            if site != POOLED
+        }
+
+
+def measure(evaluation: Evaluation, metrics: Iterable[str], value: Value) -> dict[str, Metric]:
+    """Return each metric over all sites together and at each, on test and on validation records.
+
+    Metrics of validation records carry the prefix `validation/`.
+    """
+    found: dict[str, Metric] = {}
+    names = tuple(metrics)
+    for prefix in ("", VALIDATION):
+        parts = {site: _part(stats, prefix) for site, stats in evaluation.items()}
+        parts = {site: stats for site, stats in parts.items() if stats}
+        if not parts:
+            continue
+        total = sum_statistics(list(parts.values()))
+        for name in names:
+            per_site = {str(site): value(name, stats) for site, stats in parts.items()}
+            found[prefix + name] = Metric(value(name, total), per_site)
+    return found
+
+
+def _part(statistics: Statistics, prefix: str) -> Statistics:
+    if prefix:
+        return {k.removeprefix(prefix): v for k, v in statistics.items() if k.startswith(prefix)}
+    return {k: v for k, v in statistics.items() if not k.startswith(VALIDATION)}
+
+
+def arm_result(name: str, trained: Sequence[Trained]) -> ArmResult:
+    """Return what an arm amounts to.
+
+    One model is measured at all sites. Of several, named after a site each, `overall` is the mean
+    over the models and `per_site` is each site's own model; see `MetricValue` for `elsewhere`.
+    """
+    first = trained[0]
+    several = bool(first.variant.name)
+    members = {t.variant.name: _metrics(t) for t in trained} if several else {}
+    metrics = _of_members(name, trained, members) if several else _metrics(first)
+    return ArmResult(
+        name=name,
+        title=ARMS[name].title,
+        metrics=metrics,
+        rounds=() if several else tuple(_round(first, log.state) for log in first.finished.logs),
+        seconds=sum(t.seconds for t in trained),
+        members=members,
+        disagreement=None if several else _disagreement(first),
+    )
+
+
+def participation(name: str, trained: Trained) -> list[Participation]:
+    """Return every hospital's line in every round of a run."""
+    lines = []
+    for log in trained.finished.logs:
+        state = log.state
+        round_ = min(state.round, trained.plan.rounds) if state.roster else state.round + 1
+        lines += [Participation(name, round_, site, "in") for site in state.roster]
+        for note in state.notes:
+            reason = note.reason or log.reasons.get((note.site, note.status), "")
+            lines.append(Participation(name, round_, note.site, note.status, reason))
+        trains = set(trained.plan.trainers)
+        lines += [
+            Participation(name, round_, site, "evaluated")
+            for site in log.evaluation or ()
+            if site not in trains
+        ]
+    order = {site: i for i, site in enumerate(trained.plan.rows)}
+    return sorted(lines, key=lambda line: (line.round, order[SiteId(line.site)]))
+
+
+def worst(values: Iterable[float | None], better: str) -> float | None:
+    """Return the worst of the defined values."""
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None
+    return min(defined) if better == "higher" else max(defined)
+
+
+def _metrics(trained: Trained) -> dict[str, MetricValue]:
+    evaluation = trained.evaluation
+    sites = [site for site in evaluation if site in _hospitals(trained)]
+    measured = measure(evaluation, trained.better, trained.value)
+    total = sum_statistics(list(evaluation.values()))
+    return {
+        name: MetricValue(
+            metric.overall,
+            metric.per_site,
+            _mean(
+                _elsewhere(trained, name, total, evaluation=evaluation, site=site) for site in sites
+            ),
+            worst(metric.per_site.values(), trained.better[name]),
+        )
+        for name, metric in measured.items()
+    }
+
+
+def _hospitals(trained: Trained) -> tuple[str, ...]:
+    """Return the hospitals from whose point of view others are elsewhere."""
+    own = trained.variant.name
+    return (own,) if own else tuple(trained.plan.rows)
+
+
+def _elsewhere(
+    trained: Trained, name: str, total: Statistics, *, evaluation: Evaluation, site: SiteId
+) -> float | None:
+    if len(evaluation) < 2:
+        return None
+    own = evaluation[site]
+    return trained.value(name, {key: values - own[key] for key, values in total.items()})
+
+
+def _of_members(
+    arm: str, trained: Sequence[Trained], members: Mapping[str, Mapping[str, MetricValue]]
+) -> dict[str, MetricValue]:
+    first = trained[0]
+    found = {}
+    for name, better in first.better.items():
+        if name not in next(iter(members.values())):
+            continue
+        own = {site: members[site][name].per_site.get(site) for site in members}
+        elsewhere = _mean(m[name].elsewhere for m in members.values())
+        if arm == "leave-one-out":  # elsewhere is the hospital that was left out
+            left_out = [t.evaluation[SiteId(t.variant.name)] for t in trained]
+            elsewhere = first.value(name, sum_statistics(left_out))
+        overall = _mean(m[name].overall for m in members.values())
+        found[name] = MetricValue(overall, own, elsewhere, worst(own.values(), better))
+    return found
+
+
+def _round(trained: Trained, state: State) -> RoundResult:
+    log = next(log for log in trained.finished.logs if log.state is state)
+    metrics = {
+        name: MetricValue(
+            metric.overall,
+            {site: value for site, value in metric.per_site.items() if site != POOLED},
+            None,
+            worst(metric.per_site.values(), trained.better[name.removeprefix(VALIDATION)]),
+        )
+        for name, metric in state.metrics.items()
+    }
+    sites = [site for site in log.sent if site != POOLED]
+    sent, received = ({s: table[s] for s in sites} for table in (log.sent, log.received))
+    return RoundResult(min(state.round, trained.plan.rounds), metrics, log.seconds, sent, received)
+
+
+def _disagreement(trained: Trained) -> float | None:
+    """Return the largest distance of a holder's model from their mean, relative to its length."""
+    holders = trained.state.models
+    if len(holders) < 2:
+        return None
+    flat = [
+        np.concatenate([b.astype(np.float64) for b in trained.finished.models[h].buffers.values()])
+        for h in holders
+    ]
+    mean = np.mean(flat, axis=0)
+    length = float(np.linalg.norm(mean)) or 1.0
+    return max(float(np.linalg.norm(model - mean)) for model in flat) / length
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None

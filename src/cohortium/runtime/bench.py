@@ -1,0 +1,207 @@
+"""A study with the records of its simulated sites: read and checked before the first step runs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cohortium.data.arrays import from_arrays
+from cohortium.data.prepare import Prepared, join, prepare, share_scale
+from cohortium.data.sources import open_dataset
+from cohortium.errors import ArgumentError, Problem
+from cohortium.learning.build import build_task
+from cohortium.learning.optimizers import Sgd
+from cohortium.learning.task import LocalTask
+from cohortium.plan.plan import Member, Plan
+from cohortium.records import SiteData
+from cohortium.study.arms import POOLED
+from cohortium.study.bundle import Bundle
+from cohortium.study.compile import compile_plan, roster
+from cohortium.study.read import read
+from cohortium.study.study import Study
+from cohortium.types import SiteId
+
+if TYPE_CHECKING:
+    from cohortium.learning.models import Model
+
+StudyLike = Study | Bundle | str | Path | Mapping[str, Any]
+"""A study, its bundle, its tables, or the path of a study file."""
+
+Sites = Mapping[str, Any]
+"""Site name to arrays, in any form that `data.arrays.from_arrays` takes."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A study, the sites' records, and what trains on them.
+
+    Attributes:
+        bundle: the study and its files.
+        sites: each site's records, in roster order.
+        trains: the sites that train.
+        model: a model that Python handed over, instead of the study's.
+        own_task: training and evaluation that Python handed over, instead of a torch model.
+    """
+
+    bundle: Bundle
+    sites: Mapping[SiteId, Prepared]
+    trains: tuple[SiteId, ...]
+    model: Model | None = None
+    own_task: LocalTask | None = None
+
+    @classmethod
+    def of(
+        cls,
+        study: StudyLike,
+        sites: Sites | None = None,
+        *,
+        model: object = None,
+        model_args: Mapping[str, Any] | None = None,
+        task: LocalTask | None = None,
+        data: str | Path | None = None,
+        seed: int | None = None,
+    ) -> Bench:
+        """Read and check a study and its records; the arguments are those of `simulate`.
+
+        Raises:
+            InvalidInputError: with everything that is wrong.
+        """
+        bundle = _bundle(study)
+        if seed is not None:
+            changed = bundle.study.override({"study.seed": seed}, where="seed")
+            bundle = replace(bundle, study=changed)
+        built = None
+        if model is not None:
+            from cohortium.learning.models import from_python  # needs torch
+
+            built = from_python(model, model_args)
+        if model is not None or task is not None:
+            fingerprint = _fingerprint(model if task is None else task, model_args)
+            bundle = replace(bundle, model_fingerprint=fingerprint)
+        records = _records(bundle.study, sites, data)
+        chosen = roster(bundle.study, tuple(records))
+        found = {site: records[site] for site, _ in chosen}
+        trains = tuple(site for site, does_train in chosen if does_train)
+        bench = cls(bundle, found, trains, built, task)
+        bench.plan()
+        return bench
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.bundle.study
+
+    def plan(self) -> Plan:
+        """Return the compiled plan of the study itself.
+
+        Raises:
+            StudyError: the sites do not fit it.
+        """
+        members = [
+            Member(site, len(prepared.raw.train), trains=site in self.trains)
+            for site, prepared in self.sites.items()
+        ]
+        return compile_plan(self.bundle, members)
+
+    def task(self, study: Study, *, members: int | None = None) -> LocalTask:
+        """Return what trains and evaluates, as `study` (the bench's, or an arm's) wants it.
+
+        Args:
+            study: its task, and its local algorithm.
+            members: how many copies of the model an ensemble averages; None for no ensemble.
+
+        Raises:
+            ModelError: the model cannot be built or does not fit the records.
+        """
+        if self.own_task is not None:
+            return self.own_task
+        first = self.sites[(self.trains or tuple(self.sites))[0]]
+        model = self.model or study.task.model
+        if model is None:
+            got, expected = "no model", "task.model in the study, or a model object"
+            raise ArgumentError(Problem("<python>", "model", got, expected))
+        task = build_task(
+            kind=study.task.kind,
+            classes=study.task.classes,
+            inputs=first.raw.train.x.shape[1:],
+            model=model,
+            loss=study.task.loss,
+            optimizer=study.task.optimizer or Sgd(lr=1.0),  # a study that only evaluates has none
+            algorithm=study.plan.algorithm,
+            metrics=study.task.metrics,
+            members=members,
+            batch_size=study.task.batch_size,
+            bundle=self.bundle.folder,
+        )
+        task.check(task.initial(study.study.seed), first.data.train)
+        return task
+
+    @property
+    def data(self) -> dict[SiteId, SiteData]:
+        """Every site's records on its own scale."""
+        return {site: prepared.data for site, prepared in self.sites.items()}
+
+    @cached_property
+    def pooled(self) -> dict[SiteId, SiteData]:
+        """All training records together, and every site's, on the scale of all of them.
+
+        Only a comparison can do this; no federation ever sees records of two sites.
+        """
+        training = join(share_scale([self.sites[site] for site in self.trains])).train
+        together = {SiteId(POOLED): SiteData(training, training.none(), training.none())}
+        everyone = share_scale(list(self.sites.values()))
+        return together | dict(zip(self.sites, everyone, strict=True))
+
+
+def _bundle(study: StudyLike) -> Bundle:
+    match study:
+        case Bundle():
+            return study
+        case Study():
+            return Bundle.of(study)
+        case str() | Path():
+            return read(study)
+        case Mapping():
+            return Bundle.of(Study.from_dict(study))
+        case _:
+            got = f"a {type(study).__name__}"
+            expected = "a Study, its tables, or the path of a study file"
+            raise ArgumentError(Problem("<python>", "study", got, expected))
+
+
+def _records(study: Study, sites: Sites | None, data: str | Path | None) -> dict[str, Prepared]:
+    kind, classes, seed = study.task.kind, study.task.classes, study.study.seed
+    schema = study.data
+    if sites is not None:
+        return from_arrays(sites, schema=schema, task_kind=kind, classes=classes, seed=seed)
+    if schema.dataset is None:
+        advice = "Name one in data.dataset, or pass sites={...} in Python"
+        raise ArgumentError(Problem("study", "data.dataset", "nothing", "a dataset", advice))
+    tables = open_dataset(schema.dataset, None if data is None else Path(data))
+    chosen, _ = zip(*roster(study, tuple(tables)), strict=True)
+    return {
+        site: prepare(
+            tables[site], schema=schema, task_kind=kind, classes=classes, seed=seed, site=site
+        )
+        for site in chosen
+    }
+
+
+def _fingerprint(model: object, args: Mapping[str, Any] | None) -> str:
+    """Identify a Python object as well as its source and its arguments can; hex SHA-256.
+
+    A model that must be known by its bytes belongs into a file beside the study.
+    """
+    cls = model if inspect.isclass(model) or inspect.isroutine(model) else type(model)
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
+        source = ""
+    text = json.dumps([cls.__module__, cls.__qualname__, source, repr(args), str(model)])
+    return hashlib.sha256(text.encode()).hexdigest()

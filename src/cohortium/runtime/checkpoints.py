@@ -1,0 +1,198 @@
+"""What a simulation keeps on disk, so that it goes on after a kill to the same bits.
+
+All parties of a simulation share one process and so one fate: nothing of a round in progress could
+have reached a party that lives on. So one consistent snapshot of all of them between two rounds is
+their journal, instead of every event of each (ADR 0004). A file is complete or absent: it is
+written beside its final name, forced to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from cohortium.errors import ArgumentError, Problem
+from cohortium.learning.task import Cursor
+from cohortium.plan.plan import State
+from cohortium.runtime.actor import Snapshot
+from cohortium.runtime.engine import RoundLog
+from cohortium.types import ArraySpec, Layout, Params, PartyId, SiteId
+
+Resume = tuple[dict[PartyId, Snapshot], tuple[RoundLog, ...]]
+
+
+class FolderCheckpoints:
+    """The checkpoints of one run in a folder of its own.
+
+    Args:
+        folder: made when the first checkpoint is written.
+        run: what identifies the run: digest, seed, engine, versions. A checkpoint of another run
+            is refused.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+        self.folder, self.run = folder, dict(run)
+        self._rounds = 0
+
+    def save(self, snapshots: Mapping[PartyId, Snapshot], log: RoundLog) -> None:
+        """Keep a snapshot of all parties; the one before is dropped once this one is on disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(_log(log)) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        self._rounds += 1
+        arrays = _Arrays()
+        parties = {party: _snapshot(s, arrays) for party, s in snapshots.items()}
+        states = {s.state.digest: s.state for s in snapshots.values()}
+        evaluation = {
+            site: {name: arrays.keep(np.asarray(values)) for name, values in statistics.items()}
+            for site, statistics in (log.evaluation or {}).items()
+        }
+        name = f"round-{self._rounds}.safetensors"
+        _replace(self.folder / name, lambda path: save_file(arrays.arrays, path))
+        table = {
+            "run": self.run,
+            "rounds": self._rounds,
+            "arrays": name,
+            "layouts": arrays.layouts,
+            "states": {digest: state.to_json() for digest, state in states.items()},
+            "parties": parties,
+            "evaluation": evaluation,
+        }
+        text = json.dumps(table)
+        _replace(self.folder / "checkpoint.json", lambda path: path.write_text(text, "utf-8"))
+        for old in self.folder.glob("round-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def clear(self) -> None:
+        """Drop what an earlier run kept here."""
+        for pattern in ("checkpoint.json", "rounds.jsonl", "round-*.safetensors"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def load(self) -> Resume | None:
+        """Return where to go on, or None where nothing was kept.
+
+        Raises:
+            ArgumentError: the folder holds another run, or cannot be read.
+        """
+        path = self.folder / "checkpoint.json"
+        if not path.exists():
+            return None
+        table = json.loads(path.read_text("utf-8"))
+        for key, value in self.run.items():
+            if table["run"].get(key) != value:
+                got = f"a run with {key} {table['run'].get(key)!r}"
+                advice = "Resume with the study and versions that it began with, or use another DIR"
+                raise ArgumentError(Problem(str(path), "--resume", got, f"{value!r}", advice))
+        arrays = _Arrays(load_file(self.folder / table["arrays"]), table["layouts"])
+        self._rounds = table["rounds"]
+        lines = (self.folder / "rounds.jsonl").read_text("utf-8").splitlines()[: self._rounds]
+        (self.folder / "rounds.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
+        logs = [_read_log(json.loads(line)) for line in lines]
+        if table["evaluation"]:
+            evaluation = {
+                SiteId(site): {name: arrays.arrays[key] for name, key in statistics.items()}
+                for site, statistics in table["evaluation"].items()
+            }
+            last = logs[-1]
+            logs[-1] = RoundLog(
+                last.state, evaluation, last.seconds, last.sent, last.received, last.reasons
+            )
+        states = {digest: State.from_json(s) for digest, s in table["states"].items()}
+        snapshots = {
+            PartyId(party): Snapshot(
+                states[s["state"]], arrays.params(s["model"]), _read_slots(s["slots"], arrays)
+            )
+            for party, s in table["parties"].items()
+        }
+        return snapshots, tuple(logs)
+
+
+class _Arrays:
+    """Arrays by key, each kept once, and the layouts of the parameters among them."""
+
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray[Any, Any]] | None = None,
+        layouts: dict[str, list[list[Any]]] | None = None,
+    ) -> None:
+        self.arrays, self.layouts = arrays or {}, layouts or {}
+        self._loaded: dict[str, Params] = {}
+
+    def keep(self, values: np.ndarray[Any, Any]) -> str:
+        key = f"array-{len(self.arrays)}"
+        self.arrays[key] = values
+        return key
+
+    def keep_params(self, params: Params) -> str:
+        digest = params.digest
+        if digest not in self.layouts:
+            self.layouts[digest] = [
+                [spec.name, list(spec.shape), spec.dtype] for spec in params.layout.specs
+            ]
+            for dtype, buffer in params.buffers.items():
+                self.arrays[f"{digest}/{dtype}"] = buffer
+        return digest
+
+    def params(self, digest: str) -> Params:
+        if digest not in self._loaded:
+            specs = (ArraySpec(n, tuple(s), d) for n, s, d in self.layouts[digest])
+            layout = Layout(tuple(specs))
+            buffers = {dtype: self.arrays[f"{digest}/{dtype}"] for dtype in layout.sizes}
+            self._loaded[digest] = Params(layout, buffers)
+        return self._loaded[digest]
+
+
+def _snapshot(snapshot: Snapshot, arrays: _Arrays) -> dict[str, Any]:
+    slots: dict[str, Any] = {}
+    for name, value in snapshot.slots.items():
+        if isinstance(value, Cursor):
+            slots[name] = {"cursor": asdict(value)}
+        else:
+            slots[name] = {"params": {k: arrays.keep_params(v) for k, v in value.items()}}
+    model = arrays.keep_params(snapshot.model)
+    return {"state": snapshot.state.digest, "model": model, "slots": slots}
+
+
+def _read_slots(table: Mapping[str, Any], arrays: _Arrays) -> dict[str, Any]:
+    slots: dict[str, Any] = {}
+    for name, value in table.items():
+        if "cursor" in value:
+            slots[name] = Cursor(**value["cursor"])
+        else:
+            slots[name] = {k: arrays.params(v) for k, v in value["params"].items()}
+    return slots
+
+
+def _log(log: RoundLog) -> dict[str, Any]:
+    return {
+        "state": log.state.to_json(),
+        "seconds": log.seconds,
+        "sent": dict(log.sent),
+        "received": dict(log.received),
+        "reasons": [[site, status, reason] for (site, status), reason in log.reasons.items()],
+    }
+
+
+def _read_log(table: Mapping[str, Any]) -> RoundLog:
+    reasons = {(site, status): reason for site, status, reason in table["reasons"]}
+    state = State.from_json(table["state"])
+    return RoundLog(state, None, table["seconds"], table["sent"], table["received"], reasons)
+
+
+def _replace(path: Path, write: Any) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    write(beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,367 @@
+"""Simulations: a study on this machine, every site a party of its own, by the same plan and actors.
+
+`simulate` runs the study; `compare` runs other ways of training on the same hospitals beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cohortium.errors import (
+    ArgumentError,
+    BelowQuorumError,
+    DivergedError,
+    Problem,
+)
+from cohortium.governance.acceptance import judge
+from cohortium.governance.gate import Declaration
+from cohortium.learning.model_file import load
+from cohortium.learning.models import join_members
+from cohortium.learning.task import LocalTask, Work
+from cohortium.plan.plan import Member, Metric, Plan
+from cohortium.records import SiteData
+from cohortium.registry import UnknownKindError
+from cohortium.runtime.agreement import Agreement, Evaluation
+from cohortium.runtime.arms import Trained, arm_result, measure, participation
+from cohortium.runtime.bench import Bench, Sites, StudyLike
+from cohortium.runtime.checkpoints import FolderCheckpoints
+from cohortium.runtime.engine import ENGINES, VALIDATION, Engine, Federation, Finished, Observer
+from cohortium.runtime.environment import environment
+from cohortium.runtime.result import Result
+from cohortium.study.arms import ARMS, POOLED, Variant
+from cohortium.study.compile import compile_plan
+from cohortium.study.study import Study
+from cohortium.types import Params, SiteId, Statistics
+
+
+def simulate(
+    study: StudyLike,
+    sites: Sites | None = None,
+    *,
+    model: object = None,
+    model_args: Mapping[str, Any] | None = None,
+    task: LocalTask | None = None,
+    data: str | Path | None = None,
+    engine: str = "auto",
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Result:
+    """Run a study on this machine and return what it gave.
+
+    Args:
+        study: a study, its tables, or the path of a study file.
+        sites: own arrays by site, such as `{"a": (x, y)}`; by default the study's dataset is read.
+        model: a torch module, a class of modules or a function that builds one, instead of
+            `task.model`.
+        model_args: arguments of that class or function.
+        task: training and evaluation of your own, instead of a torch model.
+        data: folder of the dataset's files.
+        engine: "sequential", "vectorised", or "auto": vectorised where the model has a kernel.
+        seed: instead of the study's.
+        out: folder for checkpoints, so that `resume` can go on after a kill.
+        resume: go on from the checkpoints in `out`, to the same bits.
+        observer: is told of progress.
+
+    Returns:
+        The result; its only arm is "federated".
+
+    Raises:
+        InvalidInputError: the study, the data, the model or an argument is wrong.
+        RunFailedError: the run started and did not reach a consensus model.
+    """
+    return compare(
+        study,
+        sites,
+        arms=("federated",),
+        model=model,
+        model_args=model_args,
+        task=task,
+        data=data,
+        engine=engine,
+        seed=seed,
+        out=out,
+        resume=resume,
+        observer=observer,
+    )
+
+
+def compare(
+    study: StudyLike,
+    sites: Sites | None = None,
+    *,
+    arms: Sequence[str] = ("pooled", "federated", "single"),
+    model: object = None,
+    model_args: Mapping[str, Any] | None = None,
+    task: LocalTask | None = None,
+    data: str | Path | None = None,
+    engine: str = "auto",
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> Result:
+    """Run several ways of training on the same hospitals.
+
+    `arms` are of `study.arms.ARMS`; the model and acceptance of the result are those of the
+    federated arm, or else of the first. See `simulate` for the other arguments.
+
+    Raises:
+        InvalidInputError: the study, the data, the model or an argument is wrong.
+        RunFailedError: an arm did not reach a model.
+    """
+    _check_arguments(arms, engine, out, resume)
+    bench = Bench.of(
+        study, sites, model=model, model_args=model_args, task=task, data=data, seed=seed
+    )
+    if not bench.study.plan.rounds and tuple(arms) != ("federated",):
+        got, expected = "plan.rounds = 0", "a study that trains, or the arm federated alone"
+        raise ArgumentError(Problem("study", "plan.rounds", got, expected))
+    folder = None if out is None else Path(out) / "journal"
+    return _Runner(bench, engine, folder, resume, observer).result(arms)
+
+
+@dataclass
+class _Runner:
+    """Runs the arms of one comparison."""
+
+    bench: Bench
+    engine: str
+    folder: Path | None
+    resume: bool
+    observer: Observer | None
+    singles: list[Trained] = field(default_factory=list)
+
+    def result(self, arms: Sequence[str]) -> Result:
+        """Run the arms in order and put together what they gave."""
+        begun = time.perf_counter()
+        bench, study = self.bench, self.bench.study
+        ran = {name: self._arm(name) for name in arms}
+        main = ran.get("federated", ran[arms[0]])[0]
+        shown = measure(main.evaluation, main.better, main.value)
+        each_its_own = len(main.state.models) > 1
+        return Result(
+            study=study.study.name,
+            purpose=study.study.purpose,
+            digest=bench.bundle.digest,
+            seed=study.study.seed,
+            engine=main.finished.engine,
+            sites={site: len(prepared.raw.train) for site, prepared in bench.sites.items()},
+            evaluation_only=tuple(site for site in bench.sites if site not in bench.trains),
+            arms={name: arm_result(name, trained) for name, trained in ran.items()},
+            participation=tuple(
+                line
+                for name, trained in ran.items()
+                if len(trained) == 1 and trained[0].variant.trains != (POOLED,)
+                for line in participation(name, trained[0])
+            ),
+            acceptance=judge(study.acceptance.criteria, shown),
+            warnings=tuple(w for p in bench.sites.values() for w in p.summary.warnings),
+            seconds=time.perf_counter() - begun,
+            environment=environment(),
+            better=main.better,
+            model=main.model,
+            models=dict(main.finished.models) if each_its_own else {},
+            evaluation={
+                name: dict(trained[0].evaluation)
+                for name, trained in ran.items()
+                if len(trained) == 1
+            },
+            plan=main.plan,
+        )
+
+    def _arm(self, name: str) -> list[Trained]:
+        if name == "ensemble":
+            return [self._ensemble()]
+        variants = ARMS[name].variants(self.bench.study, self.bench.trains)
+        trained = [self._train(name, variant) for variant in variants]
+        if name == "single":
+            self.singles = trained
+        return trained
+
+    def _train(self, arm: str, variant: Variant) -> Trained:
+        pooled = variant.trains == (POOLED,)
+        data = self.bench.pooled if pooled else self.bench.data
+        task = self.bench.task(variant.study)
+        plan = self._plan(variant, data)
+        initial = self._initial(variant.study, task)
+        return self._run(arm, variant, plan=plan, data=data, task=task, initial=initial)
+
+    def _ensemble(self) -> Trained:
+        """Average the scores of the single-site models: evaluate only."""
+        singles = self.singles or self._arm("single")
+        study = singles[0].variant.study
+        if self.bench.own_task is not None:
+            got, expected = "a task of your own", "a torch model: only those can be averaged"
+            raise ArgumentError(Problem("<python>", "arms", got, expected, "Leave out ensemble"))
+        task = self.bench.task(study, members=len(singles))
+        variant = Variant("", study, self.bench.trains)
+        plan = replace(self._plan(variant, self.bench.data), rounds=0)
+        initial = join_members([t.model for t in singles])
+        return self._run(
+            "ensemble", variant, plan=plan, data=self.bench.data, task=task, initial=initial
+        )
+
+    def _plan(self, variant: Variant, data: Mapping[SiteId, SiteData]) -> Plan:
+        members = [
+            Member(site, len(records.train), trains=site in variant.trains)
+            for site, records in data.items()
+        ]
+        bundle = replace(self.bench.bundle, study=variant.study)
+        return compile_plan(bundle, members)
+
+    def _initial(self, study: Study, task: LocalTask) -> Params:
+        file = study.task.initial_model
+        if file is None:
+            return task.initial(study.study.seed)
+        folder = self.bench.bundle.folder or Path()
+        return load(folder / file, task.layout)
+
+    def _run(
+        self,
+        arm: str,
+        variant: Variant,
+        *,
+        plan: Plan,
+        data: Mapping[SiteId, SiteData],
+        task: LocalTask,
+        initial: Params,
+    ) -> Trained:
+        study = variant.study
+        federation = Federation(
+            agreement=_agreement(study, plan, task),
+            task=task,
+            data=data,
+            work=_work(study),
+            seed=study.study.seed,
+            initial=initial,
+        )
+        engine = self._choose(federation)
+        checkpoints, resumed = self._checkpoints(arm, variant, plan, engine)
+        if self.observer is not None:
+            title = ARMS[arm].title + (f": {variant.name}" if variant.name else "")
+            self.observer.run_started(title, plan.rounds)
+        begun = time.perf_counter()
+        finished = engine.run(
+            federation, observer=self.observer, checkpoints=checkpoints, resume=resumed
+        )
+        seconds = time.perf_counter() - begun
+        _check_finished(finished, plan)
+        return Trained(variant, finished, plan, task.value, _better(study), seconds)
+
+    def _choose(self, federation: Federation) -> Engine:
+        kind = self.engine
+        if kind == "auto":
+            blocks = len(federation.agreement.plan.trainers) > 1 and federation.has_kernel
+            kind = "vectorised" if blocks else "sequential"
+        engine: Engine = ENGINES[kind]()
+        return engine
+
+    def _checkpoints(
+        self, arm: str, variant: Variant, plan: Plan, engine: Engine
+    ) -> tuple[FolderCheckpoints | None, Any]:
+        if self.folder is None:
+            return None, None
+        run = {
+            "digest": plan.study,
+            "seed": plan.seed,
+            "arm": arm,
+            "model": variant.name,
+            "engine": engine.name,
+            "environment": environment(),
+        }
+        name = f"{arm}-{variant.name}" if variant.name else arm
+        checkpoints = FolderCheckpoints(self.folder / name, run)
+        if self.resume:
+            return checkpoints, checkpoints.load()
+        checkpoints.clear()
+        return checkpoints, None
+
+
+def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
+    shapes = task.statistics if study.task.evaluate else {}
+    validation = {VALIDATION + name: shape for name, shape in shapes.items()}
+    criteria, stopping = study.acceptance.criteria, study.acceptance.early_stopping
+    better = _better(study)
+    first = criteria[0].metric if criteria else task.metrics[min(1, len(task.metrics) - 1)]
+
+    def value(evaluation: Evaluation) -> Mapping[str, Metric]:
+        return measure(evaluation, task.metrics, task.value)
+
+    def accepted(metrics: Mapping[str, Metric]) -> bool:
+        held_out = {name: metrics[VALIDATION + name] for name in task.metrics}
+        return all(verdict.met for verdict in judge(criteria, held_out))
+
+    def score(statistics: Statistics) -> float | None:
+        own = {name.removeprefix(VALIDATION): values for name, values in statistics.items()}
+        found = task.value(first, own)
+        return found if found is None or better.get(first) == "higher" else -found
+
+    return Agreement(
+        plan=plan,
+        declaration=Declaration(task.layout, {**shapes, **validation}),
+        aggregator=study.plan.aggregation,
+        server_optimizer=study.plan.server_optimizer,
+        measure=value,
+        accepted=accepted,
+        patience=stopping.patience if stopping else 0,
+        score=score,
+    )
+
+
+def _work(study: Study) -> Work:
+    local = study.plan.local
+    return Work(epochs=1) if local is None else Work(epochs=local.epochs, steps=local.steps)
+
+
+def _better(study: Study) -> dict[str, str]:
+    names = study.task.metric_names[1:]
+    found = {name: str(m.better) for name, m in zip(names, study.task.metrics, strict=True)}
+    return {**found, "loss": "lower"} if study.task.evaluate else {}
+
+
+def _check_finished(finished: Finished, plan: Plan) -> None:
+    """Raise if the run did not reach a consensus model, with the cause and the next step."""
+    last = finished.logs[-1].state
+    counted = not plan.rounds or bool(last.models)
+    if last.status == "finished" and counted:
+        return
+    lines = {}
+    for log in finished.logs:
+        for note in log.state.notes:
+            reason = note.reason or log.reasons.get((note.site, note.status), "")
+            lines[note.site] = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
+    cause = f"below quorum in {last.reason}: {'; '.join(lines.values()) or 'no site answered'}"
+    if lines and all("finite" in line for line in lines.values()):
+        advice = "Lower task.optimizer's learning rate, or normalise the features"
+        raise DivergedError(f"training diverged in {last.reason}: {cause}", advice)
+    advice = 'Mend those sites, lower plan.participation.quorum, or set on_shortfall = "skip"'
+    raise BelowQuorumError(cause, advice)
+
+
+def _check_arguments(
+    arms: Sequence[str], engine: str, out: str | Path | None, resume: bool
+) -> None:
+    if not arms:
+        raise ArgumentError(Problem("<python>", "arms", "none", f"some of {', '.join(ARMS)}"))
+    for arm in arms:
+        if arm not in ARMS:
+            raise ArgumentError(Problem("arguments", "arms", repr(arm), f"of {', '.join(ARMS)}"))
+    if len(set(arms)) != len(arms):
+        raise ArgumentError(Problem("arguments", "arms", "an arm twice", "each arm once"))
+    if engine != "auto":
+        try:
+            ENGINES[engine]
+        except UnknownKindError as error:
+            known = ", ".join(("auto", *ENGINES))
+            raise ArgumentError(
+                Problem("arguments", "engine", repr(engine), f"one of {known}", error.advice)
+            ) from error
+    if resume and out is None:
+        got, expected = "no folder", "the folder of the run that is to go on"
+        raise ArgumentError(Problem("arguments", "resume", got, expected, "Give --out DIR"))

@@ -1,0 +1,91 @@
+"""From a study and the sites that take part to a plan: compile it anywhere, the same digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cohortium.errors import Problem, StudyError
+from cohortium.plan.plan import Member, Plan
+from cohortium.study.bundle import Bundle
+from cohortium.study.study import Study
+from cohortium.types import SiteId
+
+
+def compile_plan(bundle: Bundle, members: Sequence[Member], *, where: str = "study") -> Plan:
+    """Return the plan of a study.
+
+    Args:
+        bundle: the study and its files.
+        members: the sites in roster order, with the training rows that they declare.
+        where: what messages call the study.
+
+    Raises:
+        StudyError: the sites do not fit the plan: too few for the quorum, nobody to train, or a
+            topology that does not connect them.
+    """
+    study = bundle.study
+    plan = Plan(
+        study=bundle.digest,
+        seed=study.study.seed,
+        topology=study.plan.topology,
+        members=tuple(members),
+        rounds=study.plan.rounds,
+        fraction=study.plan.participation.fraction,
+        quorum=study.plan.participation.quorum,
+        deadline=study.plan.participation.deadline,
+        on_shortfall=study.plan.participation.on_shortfall,
+        evaluate_every=study.plan.evaluate_every if study.task.evaluate else 0,
+    )
+    _check(plan, study, where)
+    return plan
+
+
+def roster(
+    study: Study, sites: Sequence[str], *, where: str = "study"
+) -> list[tuple[SiteId, bool]]:
+    """Return the sites that take part, in roster order, and whether each trains.
+
+    Args:
+        study: the study; `plan.sites` chooses among the dataset's and orders them.
+        sites: the sites that have data.
+        where: what messages call the study.
+
+    Raises:
+        StudyError: the study names a site that has no data.
+    """
+    chosen = sites if study.plan.sites is None else study.plan.sites
+    only = set(study.plan.evaluation_only)
+    problems = [
+        Problem(where, key, f"{name!r}", f"one of the sites with data: {', '.join(sites)}")
+        for key, names in (("plan.sites", chosen), ("plan.evaluation_only", only))
+        for name in sorted(set(names) - set(sites))
+    ]
+    if problems:
+        raise StudyError(*problems)
+    return [(SiteId(site), site not in only) for site in chosen]
+
+
+def _check(plan: Plan, study: Study, where: str) -> None:
+    if not plan.rounds:
+        return
+    if not plan.trainers:
+        got, expected = "no site that trains", "at least one"
+        advice = "Remove a site from it, or set plan.rounds = 0 to evaluate only"
+        raise StudyError(Problem(where, "plan.evaluation_only", got, expected, advice))
+    quorum = study.plan.participation.quorum
+    if quorum is not None and quorum > plan.sampled:
+        expected = f"at most {plan.sampled}, the sites that train in a round"
+        raise StudyError(
+            Problem(
+                where,
+                "plan.participation.quorum",
+                str(quorum),
+                expected,
+                "Lower it, or raise plan.participation.fraction",
+            )
+        )
+    try:
+        plan.topology.arrange(plan.trainers)
+    except ValueError as error:
+        expected = "a topology that fits the sites that train"
+        raise StudyError(Problem(where, "plan.topology", str(error), expected)) from error
