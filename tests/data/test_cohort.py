@@ -30,6 +30,7 @@ TABLE = Table.of(
         ([Condition(column="age", equals=0), Condition(column="age", min=0)], [0, 0, 0, 0, 0]),
         ([Condition(column="age", one_of=(17, 80))], [1, 0, 0, 0, 1]),
         ([Condition(column="sex", equals="f")], [1, 0, 1, 1, 0]),
+        ([Condition(column="sex", equals="")], [0, 0, 0, 0, 0]),
         ([Condition(column="sex", equals="f"), Condition(column="age", min=18)], [0, 0, 1, 0, 0]),
     ],
 )

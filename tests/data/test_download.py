@@ -125,7 +125,10 @@ def test_half_a_body_is_refused(site: Site) -> None:
 
 def test_a_body_without_end_is_cut_off(site: Site) -> None:
     site.serve("two.data", b"x" * 5_000_000)
-    assert "got more than 6 bytes; expected 6 bytes" in refused(base_url=site.url)
+    told: list[str] = []
+    message = refused(base_url=site.url, progress=lambda name, *_: told.append(name))
+    assert "got more than 6 bytes; expected 6 bytes" in message
+    assert told.count("two.data") == 1  # one chunk was enough to see it
 
 
 @pytest.mark.parametrize("status", [404, 500, 403])

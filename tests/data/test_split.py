@@ -93,6 +93,16 @@ def test_the_split_follows_its_own_seed_before_the_studys() -> None:
     assert one == own
 
 
+def test_a_study_may_have_a_seed_that_scikit_learn_cannot_take() -> None:
+    y = np.tile([0.0, 1.0], 50)
+    small, wrapped, near = (
+        split_rows(y, split=Split(), seed=seed, stratify=True)[2].tolist()
+        for seed in (43, 2**32 + 43, 2**16 + 43)
+    )
+    assert small == wrapped
+    assert small != near
+
+
 def test_method_random_does_not_stratify() -> None:
     y = np.tile([0.0, 1.0], 50)
     stratified = split_rows(y, split=Split(), seed=1, stratify=True)[2]
