@@ -90,7 +90,7 @@ class Params(Mapping[str, Array]):
         if buffers.keys() != layout.sizes.keys():
             raise ValueError(f"buffers {sorted(buffers)} are not {sorted(layout.sizes)}")
         for dtype, size in layout.sizes.items():
-            if buffers[dtype].shape != (size,) or buffers[dtype].dtype.name != dtype:
+            if buffers[dtype].shape != (size,) or buffers[dtype].dtype != np.dtype(dtype):
                 raise ValueError(f"buffer {dtype} is not {size} elements of {dtype}")
             buffers[dtype].flags.writeable = False
         self.layout, self.buffers = layout, buffers

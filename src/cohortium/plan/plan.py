@@ -193,6 +193,14 @@ class Plan:
         others = (step.party for step in draft.steps)
         return tuple(dict.fromkeys((*sites, *others, self.topology.closer)))
 
+    def strangers(self, state: State) -> frozenset[SiteId]:
+        """Return the sites in a State's roster that do not train in this plan."""
+        checked: tuple[State, frozenset[SiteId]] | None = self.__dict__.get("_checked")
+        if checked is None or checked[0] is not state:  # many parties may ask about one State
+            checked = (state, frozenset(state.roster).difference(self.trainers))
+            self.__dict__["_checked"] = checked
+        return checked[1]
+
     def evaluates(self, round_: int) -> bool:
         """Tell whether a round's consensus model is evaluated."""
         if not self.evaluate_every:

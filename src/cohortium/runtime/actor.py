@@ -403,11 +403,12 @@ class Actor:
         others = [p for p in self._plan.readers[step.id] if p != self.party]
         if step.op == "consensus" and isinstance(payload, Reduced):
             self._candidates[self._key, self.party] = payload.params
-            served = [p for p in others if p in step.to or self._evaluates(p, step)]
+            to = frozenset(step.to)
+            served = [p for p in others if p in to or self._evaluates(p, step)]
             model = Reduced(payload.params, payload.weight)
             self._send(step, model, served, effects)
-            vote = Vote(payload.params.digest, payload.roster, payload.notes)
-            self._send(step, vote, [p for p in others if p not in set(served)], effects)
+            vote, told = Vote(payload.params.digest, payload.roster, payload.notes), set(served)
+            self._send(step, vote, [p for p in others if p not in told], effects)
         elif not isinstance(payload, Tallied):
             self._send(step, payload, others, effects)
         self._deliver(step, payload, at, effects)

@@ -81,7 +81,7 @@ def doubt(agreement: Agreement, before: State, state: State) -> str:
     plan = agreement.plan
     if state.study != before.study:
         return "it belongs to another study"
-    strangers = set(state.roster) - set(plan.trainers)
+    strangers = plan.strangers(state)
     if strangers:
         return f"its roster names {', '.join(sorted(strangers))}, which the plan does not"
     next_one = state.round == before.round + 1 and plan.on_shortfall != "wait"
