@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cohortium.records import Part
 from cohortium.types import Layout, Params, Statistics, Update
+
+TaskKind = Literal["binary-classification", "multiclass-classification", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
