@@ -91,7 +91,7 @@ $(HAS_PYTHON):
 	@touch $@
 
 $(HAS_TORCH): | $(HAS_PYTHON)
-	@echo "Installing $(TORCH): about 200 MB for a CPU build, several GB with CUDA (see README)."
+	@echo "Installing $(TORCH): about 190 MB for a CPU build, 3 GB with CUDA (see README)."
 	$(PIP) $(TORCH)
 	@rm -f $(VENV)/.stamp-torch-* && touch $@
 
