@@ -132,7 +132,7 @@ BAD: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
         ("got nothing", "number of classes"),
     ),
     ({"task.loss": "mse"}, "task.loss", ("'mse'", "bce, bce-with-logits")),
-    ({"task.metrics": ["accuracy", "mae"]}, "task.metrics[1]", ("'mae'", "accuracy, auroc")),
+    ({"task.metrics": ["accuracy", "mae"]}, "task.metrics[1]", ("'mae'", "brier, sensitivity")),
     ({"task.metrics": ["auroc", "auroc"]}, "task.metrics[1]", ("'auroc' again",)),
     ({"task.metrics": ["loss"]}, "task.metrics[0]", ("always measured", "Remove it")),
     ({"task.evaluate": False, "task.metrics": ["auroc"]}, "task.metrics", ("evaluate = false",)),

@@ -12,7 +12,6 @@ from stat import S_ISREG
 from typing import Any
 
 from cohortium.errors import Problem, StudyError
-from cohortium.learning.models import MODELS
 from cohortium.study.study import PYTHON, Study
 
 FILE_LIMIT = 1 << 30
@@ -54,10 +53,9 @@ class Bundle:
             where: what messages call the study.
 
         Raises:
-            StudyError: a file is missing, too large, not a plain file, or outside the folder; or
-                the study names no model where none is handed over, or one where one is.
+            StudyError: a file is missing, too large, not a plain file, or outside the folder.
         """
-        read, problems = {}, list(_model_problems(study, model_fingerprint, where))
+        read, problems = {}, []
         for key, path in named_files(study):
             try:
                 read[path] = _read(path, folder)
@@ -104,15 +102,6 @@ def named_files(study: Study) -> Iterator[tuple[str, str]]:
         yield "task.model.file", code
     if study.task.initial_model is not None:
         yield "task.initial_model", study.task.initial_model
-
-
-def _model_problems(study: Study, fingerprint: str | None, where: str) -> Iterator[Problem]:
-    if study.task.model is None and fingerprint is None:
-        advice = 'Write model = "linear", or hand a model over in Python'
-        yield Problem(where, "task.model", "nothing", "the model to train", advice)
-    if study.task.model is not None and fingerprint is not None:
-        got = f"{MODELS.kind_of(study.task.model)!r} and a model object"
-        yield Problem(where, "task.model", got, "one of the two", "Remove the key, or the object")
 
 
 class _FileError(Exception):

@@ -20,13 +20,11 @@ _LONG_KEY = re.compile(
 """A key of more parts than any study needs: tomllib takes hours for one of a megabyte."""
 
 
-def read(path: Path | str, *, model_fingerprint: str | None = None) -> Bundle:
+def read(path: Path | str) -> Bundle:
     """Read a study file and the files that it names.
 
     Args:
         path: a TOML file; the files that it names lie beside it.
-        model_fingerprint: identifies the model object that Python hands over to a study which
-            names no model.
 
     Returns:
         the bundle, validated.
@@ -37,9 +35,7 @@ def read(path: Path | str, *, model_fingerprint: str | None = None) -> Bundle:
     path = Path(path)
     tables = _tables(_text(path), where=path.name)
     study = Study.from_dict(tables, where=path.name)
-    return Bundle.of(
-        study, folder=path.parent, model_fingerprint=model_fingerprint, where=path.name
-    )
+    return Bundle.of(study, folder=path.parent, where=path.name)
 
 
 def _text(path: Path) -> str:
