@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from cohortium.plan.step import Op, Step
 from cohortium.registry import Registry
@@ -169,7 +169,8 @@ class Topology(Protocol):
         one_model: whether all members end with the same model.
     """
 
-    closer: ClassVar[PartyId]
+    @property
+    def closer(self) -> PartyId: ...
 
     @property
     def one_model(self) -> bool: ...

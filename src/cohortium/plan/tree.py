@@ -22,11 +22,8 @@ class Tree:
 
     groups: Annotated[
         dict[str, Any],
-        Field(
-            default_factory=dict,
-            description="Regions by name, each a list of sites or again a table of regions.",
-        ),
-    ]
+        Field(description="Regions by name, each a list of sites or again a table of regions."),
+    ] = Field(default_factory=dict)
     branching: Annotated[
         int | None,
         Field(

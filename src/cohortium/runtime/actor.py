@@ -67,7 +67,7 @@ class Snapshot:
         state: the State that the round follows.
         model: the party's consensus model.
         slots: what its steps keep.
-        early: releases of later rounds that have arrived.
+        early: releases of this and later rounds that arrived before it opened.
         sends: those of the event that opened the round: they may not have left before a crash.
         at: when it opened, on the engine's clock; deadlines count from it.
     """
@@ -126,6 +126,7 @@ class Actor:
         self.state, self.model = snapshot.state, snapshot.model
         self.slots: dict[str, Any] = dict(snapshot.slots)
         self._early: list[Release] = list(snapshot.early)
+        self._read_at_opening: tuple[Release, ...] = ()
         self._resend, self._opened = list(snapshot.sends), snapshot.at
         self._candidates: dict[tuple[Key, PartyId], Params] = {}
         self._provisional: dict[str, tuple[object, Any]] = {}
@@ -160,7 +161,7 @@ class Actor:
         `effects` are those of the event that opened it.
         """
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        early = tuple(self._early)
+        early = (*self._read_at_opening, *self._early)
         return Snapshot(self.state, self.model, dict(self.slots), early, sends, self._opened)
 
     @property
@@ -188,6 +189,7 @@ class Actor:
             if not progress.waiting and not progress.settled:
                 self._fire(progress, at, effects)
         early, self._early = self._early, []
+        self._read_at_opening = tuple(r for r in early if (r.round, r.attempt) == self._key)
         for release in early:
             self._arrived(release, at, effects)
 
@@ -223,12 +225,12 @@ class Actor:
             same_round = at[0] == key[0]
             if same_round and state.models.get(holder) == params.digest:
                 return params
-        served = any(
-            self.party in step.to or self.party == step.party
+        comes = any(
+            step.party in state.models and (self.party in step.to or self.party == step.party)
             for step in self._plan.steps
             if step.op == "consensus"
         )
-        return None if served else self.model
+        return None if comes else self.model
 
     # -- arrivals ----------------------------------------------------------------------------------
 
@@ -450,8 +452,13 @@ class Actor:
         if progress.fold is None:
             progress.fold = self.agreement.aggregator.begin(self.model)
         factor = (weights[place] if weights else 1.0) + own
-        progress.fold.add(place, _params(value), _weight(value) * factor)
         assert isinstance(value, Plain | Reduced)
+        try:
+            progress.fold.add(place, _params(value), _weight(value) * factor)
+        except RefusedError as error:
+            progress.count -= 1
+            progress.notes += [Note(site, "excluded", str(error)) for site in value.roster]
+            return
         progress.roster += value.roster
         progress.notes += value.notes
 
@@ -476,11 +483,15 @@ class Actor:
             self._fold(progress, place, own=kept if place == own else 0.0)
         return self._finish(progress)
 
-    def _finish(self, progress: _Progress) -> Reduced:
+    def _finish(self, progress: _Progress) -> Value:
         assert progress.fold is not None
         self._note_absent(progress)
-        params, weight = progress.fold.finish()
-        progress.fold = None
+        try:
+            params, weight = progress.fold.finish()
+        except RefusedError as error:  # such as a robust rule that is left with too few
+            return Void(str(error), _unique(progress.notes))
+        finally:
+            progress.fold = None
         roster = tuple(dict.fromkeys(progress.roster))
         return Reduced(params, weight, roster, _unique(progress.notes))
 

@@ -1,0 +1,141 @@
+"""A simulation that was killed goes on from its last checkpoint to the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cohortium.aggregation.server_optimizer import FedAdam
+from cohortium.errors import ArgumentError
+from cohortium.plan.cyclic import Cyclic
+from cohortium.plan.gossip import Gossip
+from cohortium.plan.star import Star
+from cohortium.plan.topology import Topology
+from cohortium.runtime.checkpoints import FolderCheckpoints
+from cohortium.runtime.engine import RoundLog
+from cohortium.runtime.in_process import Sequential
+from cohortium.testing.federations import federation
+
+ROWS = {"a": 30, "b": 12, "c": 55}
+
+
+class Killed(BaseException):
+    """Stands for a kill where a process of its own would be slow."""
+
+
+class KillAfter:
+    """Checkpoints that stop the run after so many rounds."""
+
+    def __init__(self, kept: FolderCheckpoints, rounds: int) -> None:
+        self.kept, self.rounds = kept, rounds
+
+    def save(self, snapshots: Any, log: RoundLog) -> None:
+        self.kept.save(snapshots, log)
+        self.rounds -= 1
+        if not self.rounds:
+            raise Killed
+
+
+@pytest.mark.parametrize("topology", [Star(), Gossip(), Cyclic(order="random")], ids=str)
+@pytest.mark.parametrize("rounds", [1, 3, 4])
+def test_a_resumed_run_ends_with_the_same_bits(
+    topology: Topology, rounds: int, tmp_path: Path
+) -> None:
+    optimizer = FedAdam() if isinstance(topology, Star) else None
+    made = federation(topology, ROWS, rounds=5, server_optimizer=optimizer)
+    whole = Sequential().run(made)
+    run = {"digest": "x"}
+    with pytest.raises(Killed):
+        kept = FolderCheckpoints(tmp_path, run)
+        Sequential().run(made, checkpoints=KillAfter(kept, rounds))  # type: ignore[arg-type]
+    resumed = FolderCheckpoints(tmp_path, run)
+    found = Sequential().run(made, checkpoints=resumed, resume=resumed.load())
+    assert found.logs[-1].state.digest == whole.logs[-1].state.digest
+    assert len(found.logs) == 5
+    assert {p: m.digest for p, m in found.models.items()} == {
+        p: m.digest for p, m in whole.models.items()
+    }
+
+
+def test_resuming_a_finished_run_gives_its_result_again(tmp_path: Path) -> None:
+    made = federation(Star(), ROWS)
+    kept = FolderCheckpoints(tmp_path, {})
+    whole = Sequential().run(made, checkpoints=kept)
+    again = FolderCheckpoints(tmp_path, {})
+    found = Sequential().run(made, checkpoints=again, resume=again.load())
+    assert found.logs[-1].state.digest == whole.logs[-1].state.digest
+    assert found.logs[-1].evaluation is not None
+    assert found.models["a"].digest == whole.models["a"].digest  # type: ignore[index]
+
+
+def test_a_torn_line_after_the_last_checkpoint_is_dropped(tmp_path: Path) -> None:
+    made = federation(Star(), ROWS, rounds=4)
+    kept = FolderCheckpoints(tmp_path, {})
+    with pytest.raises(Killed):
+        Sequential().run(made, checkpoints=KillAfter(kept, 2))  # type: ignore[arg-type]
+    with (tmp_path / "rounds.jsonl").open("a") as lines:
+        lines.write('{"state": {"stu')
+    again = FolderCheckpoints(tmp_path, {})
+    found = Sequential().run(made, checkpoints=again, resume=again.load())
+    assert found.logs[-1].state.digest == Sequential().run(made).logs[-1].state.digest
+
+
+def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
+    kept = FolderCheckpoints(tmp_path, {"digest": "one"})
+    Sequential().run(federation(Star(), ROWS), checkpoints=kept)
+    with pytest.raises(ArgumentError, match="digest"):
+        FolderCheckpoints(tmp_path, {"digest": "other"}).load()
+
+
+def test_nothing_kept_means_nothing_to_resume(tmp_path: Path) -> None:
+    assert FolderCheckpoints(tmp_path / "none", {}).load() is None
+
+
+STUDY = """
+study = {name = "kill", purpose = "die and come back"}
+task = {kind = "binary-classification", model = "linear", optimizer = {kind = "sgd", lr = 0.1}}
+data = {dataset = "hospitals", target = "y", features = [{name = "x"}, {name = "z"}]}
+plan = {rounds = 400, local = {epochs = 1}, server_optimizer = "fedadam"}
+"""
+
+
+def write_hospitals(folder: Path) -> None:
+    folder.mkdir()
+    for name, rows in ROWS.items():
+        lines = [f"{i * 37 % 11},{i * 17 % 7},{int(i % 3 == 0)}" for i in range(rows)]
+        (folder / f"{name}.csv").write_text("x,z,y\n" + "\n".join(lines) + "\n")
+
+
+def test_a_process_that_is_killed_resumes_to_the_same_model(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL, the real command line."""
+    (tmp_path / "study.toml").write_text(STUDY)
+    write_hospitals(tmp_path / "data")
+    command = [sys.executable, "-m", "cohortium.cli.main", "simulate", str(tmp_path / "study.toml")]
+    command += ["--data", str(tmp_path / "data")]
+
+    def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
+        arguments = [*command, "--out", str(tmp_path / out), *more]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    whole = run("whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "killed")])
+    rounds = tmp_path / "killed" / "journal" / "federated" / "rounds.jsonl"
+    while killed.poll() is None and (not rounds.exists() or rounds.read_bytes().count(b"\n") < 5):
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    resumed = run("killed", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    model = "model.safetensors"
+    assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+    assert not (tmp_path / "killed" / "journal").exists()
+    assert os.listdir(tmp_path / "killed") != []
