@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -52,9 +51,9 @@ def test_a_resumed_run_ends_with_the_same_bits(
     made = federation(topology, ROWS, rounds=5, server_optimizer=optimizer)
     whole = Sequential().run(made)
     run = {"digest": "x"}
+    kept = FolderCheckpoints(tmp_path, run)
     with pytest.raises(Killed):
-        kept = FolderCheckpoints(tmp_path, run)
-        Sequential().run(made, checkpoints=KillAfter(kept, rounds))  # type: ignore[arg-type]
+        Sequential().run(made, checkpoints=KillAfter(kept, rounds))
     resumed = FolderCheckpoints(tmp_path, run)
     found = Sequential().run(made, checkpoints=resumed, resume=resumed.load())
     assert found.logs[-1].state.digest == whole.logs[-1].state.digest
@@ -79,7 +78,7 @@ def test_a_torn_line_after_the_last_checkpoint_is_dropped(tmp_path: Path) -> Non
     made = federation(Star(), ROWS, rounds=4)
     kept = FolderCheckpoints(tmp_path, {})
     with pytest.raises(Killed):
-        Sequential().run(made, checkpoints=KillAfter(kept, 2))  # type: ignore[arg-type]
+        Sequential().run(made, checkpoints=KillAfter(kept, 2))
     with (tmp_path / "rounds.jsonl").open("a") as lines:
         lines.write('{"state": {"stu')
     again = FolderCheckpoints(tmp_path, {})
@@ -117,7 +116,7 @@ def test_a_process_that_is_killed_resumes_to_the_same_model(tmp_path: Path) -> N
     """A real process, a real SIGKILL, the real command line."""
     (tmp_path / "study.toml").write_text(STUDY)
     write_hospitals(tmp_path / "data")
-    command = [sys.executable, "-m", "cohortium.cli.main", "simulate", str(tmp_path / "study.toml")]
+    command = [sys.executable, "-m", "cohortium", "simulate", str(tmp_path / "study.toml")]
     command += ["--data", str(tmp_path / "data")]
 
     def run(out: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -138,4 +137,3 @@ def test_a_process_that_is_killed_resumes_to_the_same_model(tmp_path: Path) -> N
     model = "model.safetensors"
     assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
     assert not (tmp_path / "killed" / "journal").exists()
-    assert os.listdir(tmp_path / "killed") != []

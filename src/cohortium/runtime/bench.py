@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cohortium.data.arrays import from_arrays
 from cohortium.data.prepare import Prepared, join, prepare, share_scale
 from cohortium.data.sources import open_dataset
-from cohortium.errors import ArgumentError, Problem
+from cohortium.errors import ArgumentError, DataError, Problem
 from cohortium.learning.build import build_task
 from cohortium.learning.optimizers import Sgd
 from cohortium.learning.task import LocalTask
@@ -88,6 +88,7 @@ class Bench:
         chosen = roster(bundle.study, tuple(records))
         found = {site: records[site] for site, _ in chosen}
         trains = tuple(site for site, does_train in chosen if does_train)
+        _check_classes([found[site] for site in trains])
         bench = cls(bundle, found, trains, built, task)
         bench.plan()
         return bench
@@ -191,6 +192,17 @@ def _records(study: Study, sites: Sites | None, data: str | Path | None) -> dict
         )
         for site in chosen
     }
+
+
+def _check_classes(sites: Sequence[Prepared]) -> None:
+    """Refuse one class over all training rows: one site may have one, all together may not."""
+    counts = [prepared.summary.class_counts for prepared in sites]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    present = [index for index, total in enumerate(totals) if total]
+    if len(present) == 1:
+        got = f"class {present[0]} in all {totals[present[0]]} training rows of all sites"
+        advice = "Check data.target, data.positive and data.cohort"
+        raise DataError(Problem("study", "data.target", got, "at least two classes", advice))
 
 
 def _fingerprint(model: object, args: Mapping[str, Any] | None) -> str:

@@ -252,7 +252,7 @@ class _Runner:
         )
         seconds = time.perf_counter() - begun
         _check_finished(finished, plan)
-        return Trained(variant, finished, plan, task.value, _better(study), seconds)
+        return Trained(variant, finished, plan, task.value, _better(study, task), seconds)
 
     def _choose(self, federation: Federation) -> Engine:
         kind = self.engine
@@ -287,7 +287,7 @@ def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
     shapes = task.statistics if study.task.evaluate else {}
     validation = {VALIDATION + name: shape for name, shape in shapes.items()}
     criteria, stopping = study.acceptance.criteria, study.acceptance.early_stopping
-    better = _better(study)
+    better = _better(study, task)
     first = criteria[0].metric if criteria else task.metrics[min(1, len(task.metrics) - 1)]
 
     def value(evaluation: Evaluation) -> Mapping[str, Metric]:
@@ -319,10 +319,14 @@ def _work(study: Study) -> Work:
     return Work(epochs=1) if local is None else Work(epochs=local.epochs, steps=local.steps)
 
 
-def _better(study: Study) -> dict[str, str]:
+def _better(study: Study, task: LocalTask) -> dict[str, str]:
+    """Return, for each metric that is measured, whether "higher" or "lower" is better."""
+    if not study.task.evaluate:
+        return {}
     names = study.task.metric_names[1:]
-    found = {name: str(m.better) for name, m in zip(names, study.task.metrics, strict=True)}
-    return {**found, "loss": "lower"} if study.task.evaluate else {}
+    known = {name: str(m.better) for name, m in zip(names, study.task.metrics, strict=True)}
+    known["loss"] = "lower"
+    return {name: known.get(name, "higher") for name in task.metrics}
 
 
 def _check_finished(finished: Finished, plan: Plan) -> None:

@@ -1,0 +1,113 @@
+"""The gate is the only way out: sealed, once per step, one payload per reader."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cohortium.errors import RefusedError
+from cohortium.governance.gate import Admitted, Declaration, Gate, Plain, Reduced, Release, check
+from cohortium.plan.plan import State
+from cohortium.plan.step import Step
+from cohortium.types import Params, PartyId, SiteId, Update
+
+PARAMS = Params.of({"w": np.arange(4, dtype=np.float32), "n": np.array(3, np.int64)})
+DECLARED = Declaration(PARAMS.layout, {"loss": (2,)})
+TRAIN = Step("train/a", PartyId("a"), "train", covers=(SiteId("a"),))
+EVALUATE = Step("evaluate/a", PartyId("a"), "evaluate", covers=(SiteId("a"),))
+READER = (PartyId("hub"),)
+STATE = State("study")
+
+
+def gate(rows: float = 10) -> Gate:
+    return Gate(PartyId("a"), DECLARED, rows)
+
+
+def test_a_good_update_passes_once() -> None:
+    mine = gate()
+    admitted = mine.admit(Update(PARAMS, 10.0), TRAIN)
+    release = mine.release(Plain(admitted), TRAIN, readers=READER, state=STATE)
+    assert (release.sender, release.step, release.round) == ("a", "train/a", 1)
+    assert release.nbytes == PARAMS.nbytes
+    with pytest.raises(RefusedError, match="admitted before"):
+        mine.admit(Update(PARAMS, 10.0), TRAIN)
+    with pytest.raises(RefusedError, match="has had a payload"):
+        mine.release(Plain(admitted), TRAIN, readers=READER, state=STATE)
+    mine.open_round()
+    mine.admit(Update(PARAMS, 10.0), TRAIN)
+
+
+def test_what_one_step_was_admitted_for_does_not_leave_as_another() -> None:
+    mine = gate()
+    admitted = mine.admit(Update(PARAMS, 10.0), TRAIN)
+    with pytest.raises(RefusedError, match="cannot leave as"):
+        mine.release(Plain(admitted), EVALUATE, readers=READER, state=STATE)
+
+
+def test_nobody_else_makes_what_only_a_gate_makes() -> None:
+    with pytest.raises(RefusedError, match="only a gate"):
+        Admitted(Update(PARAMS, 1.0), "train/a", 0.0, seal=object())
+    with pytest.raises(RefusedError, match="only a gate"):
+        Release(Reduced(PARAMS, 1.0), sender=PartyId("a"), round_=1, attempt=0, step="x", seal=None)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "words"),
+    [
+        ({"accuracy": np.zeros(2)}, "'accuracy' is not declared"),
+        ({"loss": np.zeros(3)}, "shape (3,), not (2,)"),
+        ({"loss": np.array([np.nan, 1.0])}, "not finite"),
+        ({"loss": np.zeros(2, np.float32)}, "not finite float64"),
+    ],
+)
+def test_statistics_are_as_declared(statistics: dict[str, np.ndarray], words: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        gate().admit(Update(None, 3.0, statistics), EVALUATE)
+    assert words in str(refused.value)
+
+
+def test_an_evaluation_carries_no_arrays_and_may_have_no_rows() -> None:
+    with pytest.raises(RefusedError, match="carries arrays"):
+        gate().admit(Update(PARAMS, 3.0), EVALUATE)
+    gate().admit(Update(None, 0.0, {"loss": np.zeros(2)}), EVALUATE)
+
+
+@given(
+    at=st.integers(0, 3),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    other=st.floats(allow_nan=False, allow_infinity=False, width=32),
+)
+def test_one_value_that_is_not_finite_is_found(at: int, value: float, other: float) -> None:
+    w = np.full(4, other, np.float32)
+    n = np.array(3, np.int64)
+    good = check(Update(Params.of({"w": w, "n": n}), 1.0), DECLARED, most=1, trained=True)
+    assert np.isfinite(good)  # however large: their sum may overflow, they are finite
+    w = w.copy()
+    w[at] = value
+    with pytest.raises(RefusedError, match="not finite"):
+        check(Update(Params.of({"w": w, "n": n}), 1.0), DECLARED, most=1, trained=True)
+
+
+WRONG = """
+from cohortium.runtime.events import Send
+from cohortium.types import PartyId, Update
+
+def leak(update: Update) -> Send:
+    return Send(update, (PartyId("hub"),))
+"""
+
+
+def test_the_type_checker_refuses_a_raw_update(tmp_path: Path) -> None:
+    (tmp_path / "leak.py").write_text(WRONG)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")]
+    found = subprocess.run(
+        [*command, str(tmp_path / "leak.py")], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1, found.stderr
+    assert '"Send" has incompatible type "Update"; expected "Release"' in found.stdout
