@@ -225,17 +225,18 @@ class Plan:
         closer = self.topology.closer
         served = self._served(holders)
         consensus = {
-            holder: draft.add(
+            holder.party: draft.add(
                 "consensus" if len(holders) == 1 else f"consensus/{holder.party}",
                 holder.party,
                 "consensus",
                 inputs=(holder.step,) if holder.step else (),
                 slot="server-optimizer",
-                to=tuple(PartyId(site) for site in served[holder]),
+                to=tuple(PartyId(site) for site in served[holder.party]),
             )
             for holder in holders
         }
-        tally = self._evaluate(draft, {s: consensus[h] for h in holders for s in served[h]})
+        theirs = {site: consensus[party] for party, sites in served.items() for site in sites}
+        tally = self._evaluate(draft, theirs)
         draft.add(
             "outcome",
             closer,
@@ -246,13 +247,14 @@ class Plan:
             to=self.parties,
         )
 
-    def _served(self, holders: tuple[Holder, ...]) -> dict[Holder, tuple[SiteId, ...]]:
+    def _served(self, holders: tuple[Holder, ...]) -> dict[PartyId, tuple[SiteId, ...]]:
         """Return the sites that get each holder's model; who trained nowhere gets the first's."""
+        parties = [holder.party for holder in holders]
         if self.topology.one_model or len(holders) == 1:
-            return dict.fromkeys(holders, tuple(self.rows))
+            return dict.fromkeys(parties, tuple(self.rows))
         theirs = {site for holder in holders for site in holder.sites}
         rest = tuple(site for site in self.rows if site not in theirs)
-        return {h: h.sites + (rest if i == 0 else ()) for i, h in enumerate(holders)}
+        return {h.party: h.sites + (rest if i == 0 else ()) for i, h in enumerate(holders)}
 
     def _evaluate(self, draft: Draft, consensus: Mapping[SiteId, str]) -> tuple[str, ...]:
         if not self.evaluates(draft.round):
