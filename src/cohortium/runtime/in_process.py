@@ -134,6 +134,7 @@ class _Loop:
             self._run_block(self.blocks.popleft())
         elif self.ready:
             self.blocks.extend(self.engine.blocks(self.federation, self.ready))
+            self.planned += len(self.ready)
             self.ready = []
         elif self.timers:
             self.now, _, party, timer = heapq.heappop(self.timers)
@@ -163,8 +164,7 @@ class _Loop:
             self._carry_out(run.party, self.actors[run.party].handle(done))
         self.done += len(runs)
         if self.observer is not None:
-            waiting = sum(map(len, self.blocks)) + len(self.ready)
-            self.observer.step_run(runs[0].round, self.done, self.done + waiting)
+            self.observer.step_run(runs[0].round, self.done, self.planned + len(self.ready))
 
     def _perform(self, runs: list[Run]) -> list[Done]:
         """Run steps over records; a step whose code raises has failed, the run goes on."""
@@ -190,7 +190,7 @@ class _Loop:
         self.sent: dict[str, int] = {}
         self.received: dict[str, int] = {}
         self.reasons: dict[tuple[str, str], str] = {}
-        self.done = 0
+        self.done, self.planned = 0, sum(map(len, self.blocks))
 
     def _record(self, record: Record) -> None:
         if record.kind == "round":
