@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 OUT ?= out
+# The folder of a dataset's files, where `cohortium data get` has not put them already.
+DATA ?=
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -37,8 +39,8 @@ demo: $(HAS_DEMO) ## install, then let ten simulated hospitals train together (r
 	$(BIN)/cohortium demo --out $(OUT)/demo
 
 .PHONY: heart-disease
-heart-disease: $(HAS_DEMO) ## four real hospitals, every method, five seeds: one table
-	$(BIN)/python studies/heart-disease/table.py
+heart-disease: $(HAS_DEMO) ## four real hospitals, every method, five seeds: a table [DATA=DIR]
+	$(BIN)/python studies/heart-disease/table.py $(if $(DATA),--data '$(DATA)')
 
 .PHONY: demo-seeds
 demo-seeds: $(HAS_DEMO) ## the demo's claim, over seeds 0-4 and, beside them, 5-9

@@ -43,6 +43,8 @@ def registries() -> list[Registry]:
     """Return every table of parts in the package, wherever it stands."""
     found: dict[int, Registry] = {}
     for info in pkgutil.walk_packages(cohortium.__path__, "cohortium."):
+        if info.name.endswith("__main__"):
+            continue  # importing it runs the command line
         for value in vars(importlib.import_module(info.name)).values():
             if isinstance(value, Registry):
                 found[id(value)] = value
