@@ -6,7 +6,6 @@ cut from it in order and the last short one is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +47,6 @@ Cursor(epoch=2, position=0))
     return _steps(rows, batch_size, work.steps or 0, cursor)
 
 
-def updates(job: TrainJob, *, batch_size: int) -> int:
-    """Return how many updates a job does."""
-    if job.work.epochs is not None:
-        return job.work.epochs * -(-len(job.data) // batch_size)
-    return (job.work.steps or 0) if len(job.data) else 0
-
-
 def _steps(rows: int, batch_size: int, steps: int, cursor: Cursor) -> tuple[list[Run], Cursor]:
     runs, epoch, start = [], cursor.epoch, cursor.position
     while steps:
@@ -84,35 +76,54 @@ class Shuffler:
         self._philox.state = self._state
         return self._rng.permutation(len(job.data))
 
-    def chunks(
-        self, job: TrainJob, runs: Sequence[Run], *, batch_size: int, most: int
-    ) -> Iterator[tuple[NDArray[np.int64], list[int]]]:
-        """Yield row numbers in training order, and the lengths of the batches that they make.
+
+class Feed:
+    """The batches of one job, as row numbers.
+
+    Args:
+        job: what to train.
+        batch_size: rows per batch.
+        shuffler: makes the permutations.
+        first_row: what to add to the row numbers, where several jobs' rows lie in one table.
+
+    Attributes:
+        updates: number of batches.
+        width: rows of the longest batch.
+        cursor: where the iterator stands after the job.
+    """
+
+    def __init__(
+        self, job: TrainJob, *, batch_size: int, shuffler: Shuffler, first_row: int = 0
+    ) -> None:
+        rows = len(job.data)
+        self._runs, self.cursor = schedule(
+            rows, batch_size=batch_size, work=job.work, cursor=job.cursor
+        )
+        self.updates = sum(run.batches for run in self._runs)
+        self.width = min(batch_size, rows)
+        self._job, self._shuffler, self._first_row = job, shuffler, first_row
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def fill(self, rows_TB: NDArray[np.int64], begin: int) -> None:
+        """Write the rows of the T batches from number `begin` on.
 
         Args:
-            job: whose rows.
-            runs: of the job's schedule.
-            batch_size: rows per batch.
-            most: rows to yield at a time; at least a batch is.
+            rows_TB: shape (T, B), B not below `width`; places that are in no batch are left alone.
+            begin: number of the first batch.
         """
-        held: list[NDArray[np.int64]] = []
-        whole = max(1, most // batch_size) * batch_size
-        for run in runs:
-            order = self.permutation(job, run.epoch)[run.start : run.stop]
-            for begin in range(0, len(order), whole):
-                piece = order[begin : begin + whole]
-                if sum(map(len, held)) + len(piece) > whole:
-                    yield _joined(held, batch_size)
-                    held = []
-                held.append(piece)
-        yield _joined(held, batch_size)
+        steps, width = rows_TB.shape
+        flat, first = rows_TB.reshape(-1), -begin
+        for run in self._runs:
+            last = first + run.batches
+            if first < steps and last > 0:
+                start, stop = max(0, first) * width, min(steps, last) * width
+                shift = run.start - first * width
+                taken = self._permutation(run.epoch)[start + shift : stop + shift]
+                flat[start : start + len(taken)] = taken
+            first = last
 
-
-def _joined(
-    pieces: Sequence[NDArray[np.int64]], batch_size: int
-) -> tuple[NDArray[np.int64], list[int]]:
-    lengths: list[int] = []
-    for piece in pieces:
-        full, rest = divmod(len(piece), batch_size)
-        lengths += [batch_size] * full + [rest] * (rest > 0)
-    return np.concatenate(pieces) if pieces else np.empty(0, np.int64), lengths
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffler.permutation(self._job, epoch)
+            self._order += self._first_row
+        return self._order

@@ -33,6 +33,11 @@ DTYPES = {
 }
 
 
+ALIGNMENT = 64
+"""Bytes. Matrix products may differ in their last bits with the alignment of what they read: where
+PyTorch allocates, and so here, every tensor starts at such a multiple."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor of a module's state, and the table of its owner that holds it."""
@@ -56,6 +61,15 @@ class Move:
     work: slice
 
 
+@dataclass(frozen=True)
+class Place:
+    """A trained parameter, and its stretch of `trained[dtype]`."""
+
+    tensor: Tensor
+    dtype: str
+    where: slice
+
+
 class FlatModule:
     """A module and the flat buffers that its parameters and buffers are views of.
 
@@ -69,7 +83,9 @@ class FlatModule:
 
     Attributes:
         layout: the arrays that sites share, in the order of the module's state dict.
-        trained: per dtype, the flat tensor of trained parameters.
+        trained: per dtype, the flat tensor of trained parameters; zeros lie between them where
+            the next one's alignment asks for it.
+        parameters: the trained ones.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -77,17 +93,15 @@ class FlatModule:
         self._entries = _entries(module)
         self.layout = Layout(tuple(entry.spec for entry in self._entries))
         order = sorted(self._entries, key=lambda entry: not entry.is_trained)
-        self._work = {
-            dtype: torch.empty(size, dtype=_torch_dtype(dtype))
-            for dtype, size in self.layout.sizes.items()
-        }
-        self._arrays = {dtype: tensor.numpy() for dtype, tensor in self._work.items()}
-        places = Layout(tuple(entry.spec for entry in order)).slices
-        self._moves = _moves(self.layout, {name: where for name, (_, where, _) in places.items()})
+        places, sizes = _places(entry.spec for entry in order)
+        work = {d: torch.zeros(size, dtype=_torch_dtype(d)) for d, size in sizes.items()}
         for entry in order:
-            self._adopt(entry, places[entry.spec.name][1])
-        self.parameters = [entry.tensor for entry in order if entry.is_trained]
-        self.trained = _trained(self._work, self.parameters)
+            _adopt(entry, work[entry.spec.dtype][places[entry.spec.name]])
+        self._arrays = {dtype: tensor.numpy() for dtype, tensor in work.items()}
+        self._moves = _moves(self.layout, places)
+        trained = [entry for entry in order if entry.is_trained]
+        self.parameters = [Place(e.tensor, e.spec.dtype, places[e.spec.name]) for e in trained]
+        self.trained = {p.dtype: work[p.dtype][: p.where.stop] for p in self.parameters}
         self._buffers = [e for e in self._entries if not isinstance(e.tensor, nn.Parameter)]
         self._transient = [(b, b.clone()) for b in _hidden_buffers(module, self._entries)]
 
@@ -101,16 +115,12 @@ class FlatModule:
     def read(self) -> Params:
         """Return a copy of the module's values."""
         self._recapture()
-        buffers: dict[str, Array] = {d: np.empty_like(work) for d, work in self._arrays.items()}
+        buffers: dict[str, Array] = {
+            dtype: np.empty(size, dtype) for dtype, size in self.layout.sizes.items()
+        }
         for move in self._moves:
             buffers[move.dtype][move.wire] = self._arrays[move.dtype][move.work]
         return Params(self.layout, buffers)
-
-    def _adopt(self, entry: Entry, where: slice) -> None:
-        """Make a tensor a view of its buffer, without changing its value."""
-        view = self._work[entry.spec.dtype][where].view(entry.spec.shape)
-        view.copy_(entry.tensor.detach())
-        entry.tensor.data = view
 
     def _recapture(self) -> None:
         """Take back buffers that the module replaced by new tensors."""
@@ -125,12 +135,22 @@ def _torch_dtype(name: str) -> torch.dtype:
     return next(dtype for dtype, known in DTYPES.items() if known == name)
 
 
-def _trained(work: Mapping[str, Tensor], parameters: Iterable[Tensor]) -> dict[str, Tensor]:
-    sizes: dict[str, int] = {}
-    for parameter in parameters:
-        name = DTYPES[parameter.dtype]
-        sizes[name] = sizes.get(name, 0) + parameter.numel()
-    return {dtype: work[dtype][:size] for dtype, size in sizes.items()}
+def _adopt(entry: Entry, flat: Tensor) -> None:
+    """Make a tensor a view of its stretch of a flat buffer, without changing its value."""
+    view = flat.view(entry.spec.shape)
+    view.copy_(entry.tensor.detach())
+    entry.tensor.data = view
+
+
+def _places(specs: Iterable[ArraySpec]) -> tuple[dict[str, slice], dict[str, int]]:
+    """Return where each array lies in its dtype's buffer, and the buffers' sizes."""
+    places, ends = {}, dict[str, int]()
+    for spec in specs:
+        unit = ALIGNMENT // np.dtype(spec.dtype).itemsize
+        start = -(-ends.get(spec.dtype, 0) // unit) * unit
+        ends[spec.dtype] = start + spec.size
+        places[spec.name] = slice(start, start + spec.size)
+    return places, ends
 
 
 def _entries(module: nn.Module) -> list[Entry]:
@@ -235,11 +255,9 @@ class AddedGradients:
         self.pieces = list(flat.trained.values())
         self._gradients = [torch.zeros_like(piece) for piece in self.pieces]
         buffers = dict(zip(flat.trained, self._gradients, strict=True))
-        ends = dict.fromkeys(flat.trained, 0)
-        for parameter in flat.parameters:
-            dtype = DTYPES[parameter.dtype]
-            start, ends[dtype] = ends[dtype], ends[dtype] + parameter.numel()
-            parameter.grad = buffers[dtype][start : ends[dtype]].view(parameter.shape)
+        for place in flat.parameters:
+            gradient = buffers[place.dtype][place.where]
+            place.tensor.grad = gradient.view(place.tensor.shape)
 
     def clear(self) -> None:
         for gradient in self._gradients:
@@ -253,8 +271,8 @@ class TakenGradients:
     """Gradients taken over as autograd makes them: spares large parameters two passes of memory."""
 
     def __init__(self, flat: FlatModule) -> None:
-        self._parameters = flat.parameters
-        self.pieces = [parameter.detach().view(-1) for parameter in flat.parameters]
+        self._parameters = [place.tensor for place in flat.parameters]
+        self.pieces = [parameter.detach().view(-1) for parameter in self._parameters]
 
     def clear(self) -> None:
         for parameter in self._parameters:
@@ -271,6 +289,6 @@ LARGE = 8192
 
 def gradients_of(flat: FlatModule) -> Gradients:
     """Return the cheaper way to hold a module's gradients."""
-    elements = sum(parameter.numel() for parameter in flat.parameters)
+    elements = sum(place.tensor.numel() for place in flat.parameters)
     is_large = elements > LARGE * len(flat.parameters)
     return TakenGradients(flat) if is_large else AddedGradients(flat)

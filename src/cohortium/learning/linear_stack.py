@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cohortium.learning.algorithm import LocalAlgorithm
-from cohortium.learning.batches import Run, Shuffler, schedule
+from cohortium.learning.batches import Feed, Shuffler
 from cohortium.learning.optimizers import Optimizer
-from cohortium.learning.task import Cursor, Trained, TrainJob
+from cohortium.learning.task import Trained, TrainJob
 from cohortium.learning.torch_losses import ClassLoss, LogitLoss, SquaredLoss, TorchLoss
 from cohortium.types import Array, Layout, Params, Update
 
@@ -148,35 +148,33 @@ class LinearStack:
 
     @torch.no_grad()
     def train(self, jobs: Sequence[TrainJob]) -> list[Trained]:
-        """Train a block of sites; results in the order of `jobs`, which is by falling updates."""
-        feeds, cursors = self._feeds(jobs)
-        rows_KP = np.stack([job.params.buffers["float32"] for job in jobs])
-        block = _Block(self.layers, rows_KP, min(self.batch_size, _longest(jobs)))
-        table = self._table(jobs)
+        """Train a block of sites; results in the order of `jobs`."""
+        feeds, table = self._feeds(jobs), self._table(jobs)
+        order = sorted(range(len(jobs)), key=lambda i: -feeds[i].updates)
+        ordered = [feeds[i] for i in order]
+        rows_KP = np.stack([jobs[i].params.buffers["float32"] for i in order])
+        block = _Block(self.layers, rows_KP, max(1, *(feed.width for feed in feeds)))
         descent = _Descent(block, self.optimizer, self.algorithm)
-        for step in _steps(feeds, table, width=block.width, inputs=self.layers[0].inputs):
+        for step in _steps(ordered, table, width=block.width, inputs=self.layers[0].inputs):
             block.differentiate(step, self._slope)
             descent.step(step.sites)
         block.write(rows_KP)
+        rows = dict(zip(order, rows_KP, strict=True))
         return [
-            Trained(Update(self._params(row), float(len(job.data))), cursor)
-            for row, job, cursor in zip(rows_KP, jobs, cursors, strict=True)
+            Trained(Update(self._params(rows[i]), float(len(job.data))), feeds[i].cursor)
+            for i, job in enumerate(jobs)
         ]
 
     def _params(self, row: Array) -> Params:
         return Params(self.layout, {"float32": row.copy()})
 
-    def _feeds(self, jobs: Sequence[TrainJob]) -> tuple[list[_Feed], list[Cursor]]:
-        shuffler, first, feeds, cursors = Shuffler(), 0, [], []
+    def _feeds(self, jobs: Sequence[TrainJob]) -> list[Feed]:
+        shuffler, first, feeds = Shuffler(), 0, []
         for job in jobs:
-            size = self.batch_size
-            runs, cursor = schedule(
-                len(job.data), batch_size=size, work=job.work, cursor=job.cursor
-            )
-            feeds.append(_Feed(job, runs, first, shuffler))
-            cursors.append(cursor)
+            feed = Feed(job, batch_size=self.batch_size, shuffler=shuffler, first_row=first)
+            feeds.append(feed)
             first += len(job.data)
-        return feeds, cursors
+        return feeds
 
     def _table(self, jobs: Sequence[TrainJob]) -> Tensor:
         """Return all sites' rows, inputs beside targets, and one row of zeros at the end."""
@@ -190,40 +188,6 @@ class LinearStack:
         else:
             table[:-1, inputs] = targets
         return torch.from_numpy(table)
-
-
-def _longest(jobs: Sequence[TrainJob]) -> int:
-    return max(1, max(len(job.data) for job in jobs))
-
-
-class _Feed:
-    """One site's batches, as row numbers in the block's table."""
-
-    def __init__(self, job: TrainJob, runs: list[Run], first_row: int, shuffler: Shuffler) -> None:
-        self.updates = sum(run.batches for run in runs)
-        self._job, self._runs, self._first_row, self._shuffler = job, runs, first_row, shuffler
-        self._epoch = -1
-        self._rows: NDArray[np.int64] = np.empty(0, np.int64)
-
-    def fill(self, rows_TB: NDArray[np.int64], begin: int) -> None:
-        """Write the rows of steps `begin` and on; places that are in no batch are left alone."""
-        steps, width = rows_TB.shape
-        flat, first = rows_TB.reshape(-1), -begin
-        for run in self._runs:
-            last = first + run.batches
-            if first < steps and last > 0:
-                start, stop = max(0, first) * width, min(steps, last) * width
-                shift = run.start - first * width
-                taken = self._order(run.epoch)[start + shift : min(run.stop, stop + shift)]
-                flat[start : start + len(taken)] = taken
-            first = last
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._rows = self._shuffler.permutation(self._job, epoch)
-            self._rows += self._first_row
-        return self._rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +204,7 @@ class _Step:
     weight: Tensor | float
 
 
-def _steps(feeds: Sequence[_Feed], table: Tensor, *, width: int, inputs: int) -> Iterator[_Step]:
+def _steps(feeds: Sequence[Feed], table: Tensor, *, width: int, inputs: int) -> Iterator[_Step]:
     """Yield the block's steps. Row numbers are made for a window of steps at a time."""
     padding = len(table) - 1
     updates = np.array([feed.updates for feed in feeds])
@@ -348,7 +312,8 @@ class _Block:
 
 def _block_layer(layer: Layer, rows_KP: Array, width: int) -> _BlockLayer:
     sites, shape = len(rows_KP), (layer.outputs, layer.inputs)
-    weight = torch.from_numpy(rows_KP[:, layer.weight].reshape(sites, *shape))
+    weight = torch.empty(sites, *shape)  # as PyTorch aligns it, so that bits do not vary
+    weight.copy_(torch.from_numpy(rows_KP[:, layer.weight]).view(sites, *shape))
     bias = None if layer.bias is None else torch.from_numpy(rows_KP[:, layer.bias].copy())
     return _BlockLayer(
         relu=layer.relu,

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import gcd
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import deterministic
 
 from cohortium.errors import ModelError, Problem
 from cohortium.learning.algorithm import LocalAlgorithm
-from cohortium.learning.batches import Run, Shuffler, schedule, updates
-from cohortium.learning.flat import FlatModule, gradients_of
+from cohortium.learning.batches import Feed, Shuffler
+from cohortium.learning.flat import ALIGNMENT, FlatModule, gradients_of
 from cohortium.learning.linear_stack import SLOPES, LinearStack, layers_of
 from cohortium.learning.losses import Loss
 from cohortium.learning.metrics import MeanLoss, Metric, Predictions
@@ -32,7 +34,7 @@ from cohortium.records import Part
 from cohortium.types import Array, Layout, Params, Statistics, Update, derive_seed
 
 CHUNK_BYTES = 4 << 20
-"""Size of the inputs that are gathered, or evaluated, at a time."""
+"""Size of the inputs that are evaluated at a time."""
 
 Batch = tuple[Tensor, Tensor]
 
@@ -104,7 +106,7 @@ class TorchTask:
         """Train sites, each from its own `params`; results in the order of `jobs`.
 
         One job, and every job of a model without a kernel, runs on the module itself. Other jobs
-        run in blocks of sites with similar numbers of updates.
+        run in blocks of sites with similar numbers of rows.
         """
         trained: dict[int, Trained] = {}
         for block in self._blocks(jobs):
@@ -131,7 +133,7 @@ class TorchTask:
         return self._metrics[metric].value(own)
 
     def check(self, params: Params, data: Part) -> None:
-        """Try the first and, where it is a single row, the last batch of a site; change nothing.
+        """Try a whole batch of a site and the short one that ends its epochs; change nothing.
 
         Raises:
             ModelError: the module fails, its output has the wrong shape, or the loss is not a
@@ -141,7 +143,7 @@ class TorchTask:
             self._flat.load(params)
             self._module.train()
             with _reproducible(0):
-                self._check_batch(_tensor(data.x[:rows]), _tensor(data.y[:rows]))
+                self._check_batch(_aligned(data.x[:rows]), _aligned(data.y[:rows]))
 
     def _build(self, *, seed: int) -> FlatModule:
         with _reproducible(seed):
@@ -163,20 +165,18 @@ class TorchTask:
         )
 
     def _blocks(self, jobs: Sequence[TrainJob]) -> list[list[int]]:
-        """Return the jobs' indices in blocks of similar numbers of updates, most first."""
-        stack, size = self._stack, self._batch_size
+        """Return the jobs' indices in blocks of similar numbers of rows, most first."""
+        stack = self._stack
         if stack is None:
             return [[i] for i in range(len(jobs))]
-        alone = [[i] for i, job in enumerate(jobs) if not stack.fits(job)]
-        rest = [i for i, job in enumerate(jobs) if stack.fits(job)]
-        rest.sort(key=lambda i: (updates(jobs[i], batch_size=size), len(jobs[i].data)))
-        rest.reverse()
-        blocks = []
-        while rest:
-            sites = stack.block_size(jobs[rest[0]])
-            blocks.append(rest[:sites])
-            rest = rest[sites:]
-        return alone + blocks
+        order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].data))
+        fitting = [i for i in order if stack.fits(jobs[i])]
+        blocks = [[i] for i in order if not stack.fits(jobs[i])]
+        while fitting:
+            sites = stack.block_size(jobs[fitting[0]])
+            blocks.append(fitting[:sites])
+            fitting = fitting[sites:]
+        return blocks
 
     def _train_block(self, jobs: Sequence[TrainJob]) -> list[Trained]:
         if self._stack is None or len(jobs) == 1:
@@ -184,15 +184,13 @@ class TorchTask:
         return self._stack.train(jobs)
 
     def _train_one(self, job: TrainJob) -> Trained:
-        runs, cursor = schedule(
-            len(job.data), batch_size=self._batch_size, work=job.work, cursor=job.cursor
-        )
+        feed = Feed(job, batch_size=self._batch_size, shuffler=self._shuffler)
         self._flat.load(job.params)
         self._module.train()
         seed = derive_seed(job.seed, "module", job.site, job.round) if self._draws else None
         with _reproducible(seed):
-            self._descend(self._batches(job, runs))
-        return Trained(Update(self._flat.read(), float(len(job.data))), cursor)
+            self._descend(self._batches(job.data, feed))
+        return Trained(Update(self._flat.read(), float(len(job.data))), feed.cursor)
 
     def _descend(self, batches: Iterator[Batch]) -> None:
         module, mean, gradients = self._module, self._loss.mean, self._gradients
@@ -210,23 +208,24 @@ class TorchTask:
                     adjust(gradient, piece, anchor)
                     run.step(piece, gradient)
 
-    def _batches(self, job: TrainJob, runs: Sequence[Run]) -> Iterator[Batch]:
+    def _batches(self, data: Part, feed: Feed) -> Iterator[Batch]:
         """Yield batches cut from rows that are gathered a few megabytes at a time."""
-        size, most = self._batch_size, _rows_per_chunk(job.data)
-        for rows, lengths in self._shuffler.chunks(job, runs, batch_size=size, most=most):
-            x, y = torch.from_numpy(job.data.x[rows]), torch.from_numpy(job.data.y[rows])
-            yield from zip(x.split_with_sizes(lengths), y.split_with_sizes(lengths), strict=True)
+        window = max(1, CHUNK_BYTES * len(data) // max(1, feed.width * data.x.nbytes))
+        for begin in range(0, feed.updates, window):
+            rows_TB = np.full((min(window, feed.updates - begin), feed.width), -1)
+            feed.fill(rows_TB, begin)
+            yield from zip(_gather(data.x, rows_TB), _gather(data.y, rows_TB), strict=True)
 
     def _predictions(self, data: Part) -> Iterator[Predictions]:
-        chunk = max(self._batch_size, _rows_per_chunk(data))
+        chunk = max(self._batch_size, CHUNK_BYTES * len(data) // max(1, data.x.nbytes))
         for begin in range(0, len(data), chunk):
-            x, y = data.x[begin : begin + chunk], data.y[begin : begin + chunk]
-            output, target = self._module(_tensor(x)).double(), _tensor(y)
+            part = Part(data.x[begin : begin + chunk], data.y[begin : begin + chunk])
+            output, target = self._module(_aligned(part.x)).double(), _aligned(part.y)
             if target.is_floating_point():
                 target = target.double()
             losses = self._loss.rows(output, target)
             scores = self._loss.scores(output).numpy()
-            yield Predictions(scores, y.astype(np.float64), losses.numpy())
+            yield Predictions(scores, part.y.astype(np.float64), losses.numpy())
 
     def _check_batch(self, x: Tensor, y: Tensor) -> None:
         try:
@@ -266,13 +265,32 @@ def _shaped(tensor: Tensor) -> str:
     return f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}"
 
 
-def _rows_per_chunk(data: Part) -> int:
-    return max(1, CHUNK_BYTES * len(data) // max(1, data.x.nbytes))
+def _aligned(array: Array) -> Tensor:
+    """Return a copy of an array where PyTorch allocates, so that bits do not vary by its place."""
+    tensor = _empty(array.shape, array)
+    np.copyto(tensor.numpy(), array)
+    return tensor
 
 
-def _tensor(array: Array) -> Tensor:
-    """Return a tensor of an array's values; PyTorch knows no read-only memory, so copy that."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+def _gather(array: Array, rows_TB: NDArray[np.int64]) -> Sequence[Tensor]:
+    """Return T batches of an array's rows; each is as long as its row numbers are not negative.
+
+    Each begins at a multiple of `ALIGNMENT`, as a tensor of its own would.
+    """
+    steps, width = rows_TB.shape
+    unit = ALIGNMENT // gcd(ALIGNMENT, max(1, array[:1].nbytes))
+    slot = -(-width // unit) * unit
+    places_TB = np.pad(rows_TB, ((0, 0), (0, slot - width))) if slot > width else rows_TB
+    tensor = _empty((steps, slot, *array.shape[1:]), array)
+    array.take(places_TB, axis=0, out=tensor.numpy(), mode="clip")
+    lengths = (rows_TB >= 0).sum(1).tolist()
+    if slot == width == min(lengths):
+        return tensor.unbind()
+    return [batch[:n] for batch, n in zip(tensor.unbind(), lengths, strict=True)]
+
+
+def _empty(shape: tuple[int, ...], like: Array) -> Tensor:
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, like.dtype)).dtype)
 
 
 @contextmanager
