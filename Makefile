@@ -73,7 +73,8 @@ docs: $(HAS_DEV) ## build the documentation into site/
 
 .PHONY: bench
 bench: $(HAS_DEMO) ## the workloads of docs/performance.md, one JSON line each
-	$(SINGLE) $(BIN)/python -m benchmarks
+	@for workload in $(sort $(wildcard benchmarks/w[0-9]*.py)); do \
+	  $(SINGLE) $(BIN)/python -m "benchmarks.$$(basename $$workload .py)" || exit; done
 
 .PHONY: clean
 clean: ## remove what was made, the environment included
