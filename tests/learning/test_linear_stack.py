@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cohortium.errors import ModelError
 from cohortium.learning.algorithm import LocalAlgorithm
 from cohortium.learning.fedprox import FedProx
 from cohortium.learning.flat import FlatModule
@@ -147,6 +148,16 @@ def test_more_sites_than_a_block_holds_and_windows_of_steps(
     for work in (Work(epochs=3), Work(steps=23)):
         jobs = make_jobs(task, sizes, work=work, many=True, seed=5)
         assert_equal(task.train(jobs), [task.train([job])[0] for job in jobs])
+
+
+@pytest.mark.parametrize("target", [-1, 3, -100])
+def test_a_class_that_the_model_lacks_is_refused(target: int) -> None:
+    task = make_task(stack([6], 3))
+    jobs = make_jobs(task, [9, 9], work=Work(epochs=1), many=True, seed=1)
+    wrong = np.append(jobs[1].data.y[1:], target)
+    jobs[1] = replace(jobs[1], data=Part(jobs[1].data.x, wrong))
+    with pytest.raises(ModelError, match="class numbers 0 to 2"):
+        task.train(jobs)
 
 
 def test_results_own_their_memory() -> None:

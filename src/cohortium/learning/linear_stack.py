@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cohortium.errors import ModelError, Problem
 from cohortium.learning.algorithm import LocalAlgorithm
 from cohortium.learning.batches import Feed, Shuffler
 from cohortium.learning.optimizers import Optimizer
@@ -184,10 +185,22 @@ class LinearStack:
         targets = np.concatenate([job.data.y for job in jobs])
         np.concatenate([job.data.x for job in jobs], out=table[:-1, :inputs])
         if self._one_hot:
+            _check_classes(targets, outputs)
             table[np.arange(rows), inputs + targets] = 1
         else:
             table[:-1, inputs] = targets
         return torch.from_numpy(table)
+
+
+def _check_classes(targets: Array, classes: int) -> None:
+    """Refuse what would be written beside the table's columns of classes."""
+    if targets.dtype.kind not in "iu" or (len(targets) and not _lie_within(targets, classes)):
+        expected = f"class numbers 0 to {classes - 1}, as integers"
+        raise ModelError(Problem("<model>", "target", "other targets in a site's rows", expected))
+
+
+def _lie_within(targets: Array, classes: int) -> bool:
+    return bool(targets.min() >= 0 and targets.max() < classes)
 
 
 @dataclass(frozen=True, slots=True)
