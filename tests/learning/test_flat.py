@@ -145,6 +145,11 @@ class Extra(nn.Linear):
         return {"steps": 3}
 
 
+class Counting(nn.Linear):
+    def get_extra_state(self) -> Any:
+        return torch.zeros(3)
+
+
 def overlapping() -> nn.Module:
     whole, part = nn.Linear(4, 4), nn.Linear(4, 2)
     part.weight = nn.Parameter(whole.weight.data[:2])
@@ -160,6 +165,7 @@ def overlapping() -> nn.Module:
         (lambda: nn.ReLU(), "a module without parameters"),
         (lambda: Hiding(2, 2), "the state dict leaves out"),
         (lambda: Extra(2, 2), "_extra_state: got a dict"),
+        (lambda: Counting(2, 2), "neither a parameter nor a buffer"),
         (overlapping, "views of one another"),
     ],
 )

@@ -162,6 +162,12 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
     assert bundle_file("inner.py", bundle=bundle).name == "model.py"
 
 
+def test_a_file_that_is_not_python_is_refused(bundle: Path) -> None:
+    (bundle / "model.txt").write_text(NET)
+    with pytest.raises(StudyError, match=r"model\.txt.*ends in \.py"):
+        build(Code(file="model.txt", build="Net"), bundle=bundle)
+
+
 def test_a_missing_file_and_a_missing_bundle_are_refused(bundle: Path) -> None:
     with pytest.raises(StudyError, match="no such file"):
         bundle_file("net.py", bundle=bundle)
