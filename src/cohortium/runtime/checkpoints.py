@@ -2,15 +2,17 @@
 
 All parties of a simulation share one process and so one fate: nothing of a round in progress could
 have reached a party that lives on. So one consistent snapshot of all of them between two rounds is
-their journal, instead of every event of each (ADR 0004). A file is complete or absent: it is
-written beside its final name, forced to disk, then renamed.
+their journal, instead of every event of each (ADR 0004). It is taken between two rounds, at most
+every few seconds: a resumed run does again what came after the last one, to the same bits. A file
+is complete or absent: it is written beside its final name, forced to disk, then renamed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,20 +37,33 @@ class FolderCheckpoints:
         folder: made when the first checkpoint is written.
         run: what identifies the run: digest, seed, engine, versions. A checkpoint of another run
             is refused.
+        every: least seconds between two checkpoints.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
-        self.folder, self.run = folder, dict(run)
-        self._rounds = 0
+    def __init__(self, folder: Path, run: Mapping[str, Any], *, every: float = 2.0) -> None:
+        self.folder, self.run, self.every = folder, dict(run), every
+        self._rounds, self._logs = 0, list[RoundLog]()
+        self._saved = time.monotonic()
 
-    def save(self, snapshots: Mapping[PartyId, Snapshot], log: RoundLog) -> None:
-        """Keep a snapshot of all parties; the one before is dropped once this one is on disk."""
+    def save(self, snapshots: Callable[[], Mapping[PartyId, Snapshot]], log: RoundLog) -> None:
+        """Keep a snapshot of all parties, if the last one is old enough.
+
+        The one before is dropped once this one is on disk.
+        """
+        self._logs.append(log)
+        if time.monotonic() - self._saved < self.every:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(_log(log)) + "\n")
+            lines.writelines(json.dumps(_log(entry)) + "\n" for entry in self._logs)
             lines.flush()
             os.fsync(lines.fileno())
-        self._rounds += 1
+        self._rounds += len(self._logs)
+        self._logs.clear()
+        self._write(snapshots(), log)
+        self._saved = time.monotonic()
+
+    def _write(self, snapshots: Mapping[PartyId, Snapshot], log: RoundLog) -> None:
         arrays = _Arrays()
         parties = {party: _snapshot(s, arrays) for party, s in snapshots.items()}
         states = {s.state.digest: s.state for s in snapshots.values()}

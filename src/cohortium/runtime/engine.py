@@ -6,7 +6,7 @@ and journals. Which machines it uses is nobody else's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -143,8 +143,8 @@ class Observer(Protocol):
 class Checkpoints(Protocol):
     """Where an engine keeps what it needs to go on after a kill."""
 
-    def save(self, snapshots: Mapping[PartyId, Snapshot], log: RoundLog) -> None:
-        """Keep a consistent snapshot of all parties, taken between two rounds."""
+    def save(self, snapshots: Callable[[], Mapping[PartyId, Snapshot]], log: RoundLog) -> None:
+        """Keep a consistent snapshot of all parties, taken between two rounds, if it is time."""
 
 
 @dataclass(frozen=True)

@@ -218,10 +218,13 @@ class _Loop:
             self.timers, self.ready = [], []
             self.blocks.clear()
         if self.checkpoints is not None:
-            self.checkpoints.save({p: a.snapshot() for p, a in self.actors.items()}, log)
+            self.checkpoints.save(self._snapshots, log)
         if self.observer is not None:
             self.observer.round_closed(log)
         self._begin_round()
+
+    def _snapshots(self) -> dict[PartyId, Snapshot]:
+        return {party: actor.snapshot() for party, actor in self.actors.items()}
 
     @staticmethod
     def _count(table: dict[str, int], party: PartyId, nbytes: int) -> None:

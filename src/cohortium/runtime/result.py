@@ -105,7 +105,7 @@ class Result:
         environment: versions, processor, system.
         better: metric to "higher" or "lower".
         model: the consensus model; of the first site where each has its own.
-        models: every site's own, where they differ.
+        models: every site's own, where they differ: among peers, or in an arm of one for each.
         evaluation: arm to the additive statistics of its consensus model, by site.
         plan: the compiled plan of the federated arm, for drawing.
     """

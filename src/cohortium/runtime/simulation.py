@@ -21,6 +21,7 @@ from cohortium.governance.acceptance import judge
 from cohortium.governance.gate import Declaration
 from cohortium.learning.model_file import load
 from cohortium.learning.models import join_members
+from cohortium.learning.pytorch import fitting_threads
 from cohortium.learning.task import LocalTask, Work
 from cohortium.plan.plan import Member, Metric, Plan
 from cohortium.records import SiteData
@@ -35,7 +36,7 @@ from cohortium.runtime.result import Result
 from cohortium.study.arms import ARMS, POOLED, Variant
 from cohortium.study.compile import compile_plan
 from cohortium.study.study import Study
-from cohortium.types import Params, SiteId, Statistics
+from cohortium.types import Params, PartyId, SiteId, Statistics
 
 
 def simulate(
@@ -142,9 +143,8 @@ class _Runner:
         begun = time.perf_counter()
         bench, study = self.bench, self.bench.study
         ran = {name: self._arm(name) for name in arms}
-        main = ran.get("federated", ran[arms[0]])[0]
+        main, *others = ran.get("federated", ran[arms[0]])
         shown = measure(main.evaluation, main.better, main.value)
-        each_its_own = len(main.state.models) > 1
         return Result(
             study=study.study.name,
             purpose=study.study.purpose,
@@ -166,7 +166,7 @@ class _Runner:
             environment=environment(),
             better=main.better,
             model=main.model,
-            models=dict(main.finished.models) if each_its_own else {},
+            models=_own_models([main, *others]),
             evaluation={
                 name: dict(trained[0].evaluation)
                 for name, trained in ran.items()
@@ -247,9 +247,10 @@ class _Runner:
             title = ARMS[arm].title + (f": {variant.name}" if variant.name else "")
             self.observer.run_started(title, plan.rounds)
         begun = time.perf_counter()
-        finished = engine.run(
-            federation, observer=self.observer, checkpoints=checkpoints, resume=resumed
-        )
+        with fitting_threads(task.layout.nbytes):
+            finished = engine.run(
+                federation, observer=self.observer, checkpoints=checkpoints, resume=resumed
+            )
         seconds = time.perf_counter() - begun
         _check_finished(finished, plan)
         return Trained(variant, finished, plan, task.value, _better(study, task), seconds)
@@ -281,6 +282,14 @@ class _Runner:
             return checkpoints, checkpoints.load()
         checkpoints.clear()
         return checkpoints, None
+
+
+def _own_models(trained: Sequence[Trained]) -> dict[PartyId, Params]:
+    """Return each site's own model: of an arm with one for each, or of peers; else nothing."""
+    first = trained[0]
+    if first.variant.name:
+        return {PartyId(one.variant.name): one.model for one in trained}
+    return dict(first.finished.models) if len(first.state.models) > 1 else {}
 
 
 def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
