@@ -1,4 +1,4 @@
-"""The optional PyTorch: whether it is there, what to do where it is not, and on how many threads."""
+"""The optional PyTorch: whether it is there, what to do if not, and on how many threads."""
 
 from __future__ import annotations
 
