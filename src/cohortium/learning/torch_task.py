@@ -302,7 +302,7 @@ def _reproducible(seed: int | None) -> Iterator[None]:
     """
     state = None if seed is None else torch.get_rng_state()
     settings = _determinism()
-    _set_determinism(True, True, False)  # filling memory would cost a pass over every new tensor
+    _set_determinism(1, False)  # filling memory would cost a pass over every new tensor
     if seed is not None:
         torch.default_generator.manual_seed(seed)
     try:
@@ -313,16 +313,17 @@ def _reproducible(seed: int | None) -> Iterator[None]:
             torch.set_rng_state(state)
 
 
-def _determinism() -> tuple[bool, bool, bool]:
-    return (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-    )
+def _determinism() -> tuple[int, bool]:
+    fills_memory = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return torch.get_deterministic_debug_mode(), fills_memory
 
 
-def _set_determinism(enabled: bool, only_warns: bool, fills_memory: bool) -> None:
-    torch.use_deterministic_algorithms(enabled, warn_only=only_warns)
+def _set_determinism(mode: int, fills_memory: bool) -> None:
+    """Set PyTorch's mode: 0 is off, 1 warns where an operation is not deterministic, 2 raises.
+
+    `torch.use_deterministic_algorithms` does the same and imports PyTorch's compiler, a second.
+    """
+    torch.set_deterministic_debug_mode(mode)
     deterministic.fill_uninitialized_memory = fills_memory  # type: ignore[attr-defined]
 
 
