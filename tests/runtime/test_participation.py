@@ -44,7 +44,9 @@ def hostile(
     return lie
 
 
-def forge(made: Federation, release: Release, update: Update) -> Release:
+def forge(
+    made: Federation, release: Release, update: Update, *, roster: tuple[str, ...] | None = None
+) -> Release:
     """Return a release of an update that no honest gate would admit."""
 
     class Careless(Gate):
@@ -57,7 +59,8 @@ def forge(made: Federation, release: Release, update: Update) -> Release:
     state = State(plan.study, round=release.round - 1, attempt=release.attempt)
     step = plan.round(state)[release.step]
     gate = Careless(release.sender, made.agreement.declaration)
-    payload = Plain(gate.admit(update, step), (SiteId(release.sender),))
+    names = (release.sender,) if roster is None else roster
+    payload = Plain(gate.admit(update, step), tuple(map(SiteId, names)))
     return gate.release(payload, step, readers=(PartyId("x"),), state=state)
 
 
@@ -117,6 +120,21 @@ def test_a_hostile_update_is_excluded_and_named(kind: str, topology: Topology) -
     assert state.roster == ("a", "b", "d")
     without = faults.run(made, Faults(silent=frozenset({("c", 1)})))
     assert state.models == without.actors[PartyId("a")].state.models
+
+
+@pytest.mark.parametrize(("roster", "words"), [(("c", "a"), "names a"), ((), "leaves out")])
+def test_a_hostile_roster_is_excluded_and_named(roster: tuple[str, ...], words: str) -> None:
+    made = federation(Star(), ROWS, rounds=1, quorum=3)
+
+    def lie(release: Release) -> list[Release]:
+        if not release.step.startswith("train") or not isinstance(release.payload, Plain):
+            return [release]
+        return [forge(made, release, release.payload.admitted.update, roster=roster)]
+
+    state = faults.run(made, Faults(lies={"c": lie})).actors[PartyId("@aggregator")].state
+    [note] = state.notes
+    assert (note.site, note.status) == ("c", "excluded")
+    assert words in note.reason
 
 
 @pytest.mark.parametrize("kind", ["NaN", "absurd weight", "another shape", "an extra array"])

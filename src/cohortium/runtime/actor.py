@@ -18,11 +18,10 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from cohortium.aggregation.rule import Fold
 from cohortium.errors import RefusedError
 from cohortium.governance.gate import (
     Closed,
@@ -39,6 +38,7 @@ from cohortium.plan.plan import Note, State
 from cohortium.plan.step import RoundPlan, Step
 from cohortium.runtime.agreement import Agreement
 from cohortium.runtime.closing import Consensus, close, doubt
+from cohortium.runtime.combining import COMBINE, Standpoint, fold_prefix
 from cohortium.runtime.events import (
     Arrived,
     Done,
@@ -50,7 +50,8 @@ from cohortium.runtime.events import (
     TimedOut,
     Timer,
 )
-from cohortium.types import Params, PartyId, SiteId, Statistics, Update
+from cohortium.runtime.progress import Progress, Tallied, Value, params_of
+from cohortium.types import Params, PartyId, SiteId, Update
 
 Key = tuple[int, int]
 """(round, attempt), both of the round in progress."""
@@ -80,35 +81,6 @@ class Snapshot:
     at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Tallied:
-    """Every site's statistics; a value that stays at the closing party."""
-
-    statistics: Mapping[SiteId, Statistics]
-    notes: tuple[Note, ...]
-
-
-Value = Outbound | Tallied
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one of the party's own steps is."""
-
-    step: Step
-    places: dict[str, int]
-    waiting: set[str]
-    inputs: dict[str, Value] = field(default_factory=dict)
-    gathered: dict[int, Value] = field(default_factory=dict)
-    fingerprints: dict[str, float] = field(default_factory=dict)
-    settled: bool = False
-    count: int = 0
-    folded: int = 0
-    fold: Fold | None = None
-    roster: list[SiteId] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-
-
 class Actor:
     """One party of a run.
 
@@ -132,7 +104,7 @@ class Actor:
         self._provisional: dict[str, tuple[object, Any]] = {}
         self._closed: State | None = None
         self._plan: RoundPlan
-        self._progress: dict[str, _Progress] = {}
+        self._progress: dict[str, Progress] = {}
 
     def start(self) -> list[Effect]:
         """Open the round that the snapshot stands before."""
@@ -177,11 +149,7 @@ class Actor:
         self._progress = {}
         mine = self._plan.of_party.get(self.party, ())
         for step in mine:
-            self._progress[step.id] = _Progress(
-                step,
-                {source: i for i, source in enumerate(step.gathers)},
-                set(step.inputs + step.gathers),
-            )
+            self._progress[step.id] = Progress.of(step)
             if step.deadline is not None and not step.inputs:
                 effects.append(Timer(*self._key, step.id, at + step.deadline))
         for step in mine:
@@ -276,19 +244,16 @@ class Actor:
             if source.id not in progress.waiting:
                 self._repeated(progress, source, payload, effects)
                 continue
-            progress.waiting.discard(source.id)
-            value = self._inspect(progress, source, payload)
-            if source.id in progress.places:
-                self._gather(progress, progress.places[source.id], value)
-            if source.id in step.inputs:
-                progress.inputs[source.id] = value
-                if step.deadline is not None and len(progress.inputs) == len(step.inputs):
-                    effects.append(Timer(*self._key, step.id, at + step.deadline))
+            progress.take(source.id, self._inspect(progress, source, payload))
+            if step.op == "reduce":
+                fold_prefix(self._standpoint(step), progress)
+            if source.id in step.inputs and step.deadline is not None and progress.has_inputs:
+                effects.append(Timer(*self._key, step.id, at + step.deadline))
             if not progress.waiting and not progress.settled:
                 self._fire(progress, at, effects)
 
     def _repeated(
-        self, progress: _Progress, source: Step, payload: Value, effects: list[Effect]
+        self, progress: Progress, source: Step, payload: Value, effects: list[Effect]
     ) -> None:
         """Ignore a message that came twice; name a site that sent a second, different update."""
         first = progress.fingerprints.get(source.id)
@@ -301,7 +266,7 @@ class Actor:
                 progress.notes.append(note)
                 effects.append(Record(self.party, "refused", step=source.id, reason=reason))
 
-    def _inspect(self, progress: _Progress, source: Step, value: Value) -> Value:
+    def _inspect(self, progress: Progress, source: Step, value: Value) -> Value:
         """Return a value as it may be read: void, with its sites named, if it is not as declared.
 
         One's own values have passed one's own gate.
@@ -318,6 +283,7 @@ class Actor:
     def _check(self, source: Step, value: Value) -> float:
         if not isinstance(value, _KINDS.get(source.op, ())):
             raise RefusedError(f"{source.op} steps do not send a {type(value).__name__}")
+        self._check_roster(source, value)
         trained = source.op != "evaluate"
         most = self._rows(source.covers) if trained and source.op != "consensus" else math.inf
         if isinstance(value, Plain):
@@ -328,14 +294,16 @@ class Actor:
             return 0.0
         return check(update, self.agreement.declaration, most=most, trained=trained)
 
-    def _gather(self, progress: _Progress, place: int, value: Value) -> None:
-        if isinstance(value, Void):
-            progress.notes += value.notes
-        else:
-            progress.gathered[place] = value
-            progress.count += 1
-        if progress.step.op == "reduce":
-            self._fold_prefix(progress)
+    def _check_roster(self, source: Step, value: Value) -> None:
+        """Refuse a roster that the plan does not allow: strangers, or training without oneself."""
+        roster = value.roster if isinstance(value, Plain | Reduced | Vote) else ()
+        if roster == source.covers:
+            return
+        strangers = set(roster).difference(source.covers)
+        if strangers:
+            raise RefusedError(f"its roster names {', '.join(sorted(strangers))}")
+        if source.op == "train" and SiteId(source.party) not in roster:
+            raise RefusedError("its roster leaves out the site itself")
 
     def _rows(self, sites: Iterable[SiteId]) -> float:
         rows = self.agreement.plan.rows
@@ -347,13 +315,13 @@ class Actor:
         if (event.round, event.attempt) != self._key or self.state.status != "running":
             return
         progress = self._progress[event.step]
-        if not progress.settled and len(progress.inputs) == len(progress.step.inputs):
+        if not progress.settled and progress.has_inputs:
             self._fire(progress, event.at, effects)
 
-    def _fire(self, progress: _Progress, at: float, effects: list[Effect]) -> None:
+    def _fire(self, progress: Progress, at: float, effects: list[Effect]) -> None:
         step = progress.step
         progress.settled = True
-        void = next((v for v in progress.inputs.values() if isinstance(v, Void)), None)
+        void = progress.void
         if step.op == "outcome":
             self._close(progress, at, effects)
         elif void is not None:
@@ -361,14 +329,19 @@ class Actor:
         elif step.op in ("train", "evaluate"):
             self._run(progress, effects)
         else:
-            self._settle(step, _PURE[step.op](self, progress), at, effects)
+            value, kept = COMBINE[step.op](self._standpoint(step), progress)
+            if step.slot and isinstance(value, Reduced):
+                self._provisional[step.slot] = (value.params.digest, kept)
+            self._settle(step, value, at, effects)
 
-    def _run(self, progress: _Progress, effects: list[Effect]) -> None:
+    def _standpoint(self, step: Step) -> Standpoint:
+        slot = self.slots.get(step.slot) if step.slot else None
+        return Standpoint(self.party, self.agreement, self._plan, self.model, slot)
+
+    def _run(self, progress: Progress, effects: list[Effect]) -> None:
         step = progress.step
-        params = self.model
-        for value in progress.inputs.values():
-            if not isinstance(value, Void):
-                params = _params(value)
+        value = progress.only_input
+        params = self.model if value is None else params_of(value)
         slot = self.slots.get(step.slot) if step.slot else None
         consumers = self._plan.consumers.get((self.party, step.id), ())
         measure = any(consumer.op == "select" for consumer in consumers)
@@ -381,7 +354,7 @@ class Actor:
             return
         progress.fingerprints["done"] = 0.0
         site = SiteId(self.party)
-        before = next(iter(progress.inputs.values()), None)
+        before = progress.only_input
         roster = before.roster if isinstance(before, Plain | Reduced) else ()
         notes = before.notes if isinstance(before, Plain | Reduced) else ()
         payload: Outbound
@@ -427,125 +400,14 @@ class Actor:
             release = self.gate.release(payload, step, readers=readers, state=self.state)
             effects.append(Send(release, readers))
 
-    # -- the steps that need no records ------------------------------------------------------------
-
-    def _note_absent(self, progress: _Progress) -> None:
-        named = {note.site for note in progress.notes}
-        for source in progress.step.gathers:
-            if source in progress.waiting:
-                reason = f"nothing came of {source!r} in {progress.step.deadline:g} s"
-                absent = [s for s in self._plan[source].covers if s not in named]
-                progress.notes += [Note(site, "absent", reason) for site in absent]
-
-    def _fold_prefix(self, progress: _Progress) -> None:
-        """Fold what is there of the plan's order without a gap, and let go of it."""
-        gathers = progress.step.gathers
-        while progress.folded < len(gathers) and gathers[progress.folded] not in progress.waiting:
-            self._fold(progress, progress.folded)
-            progress.folded += 1
-
-    def _fold(self, progress: _Progress, place: int, *, own: float = 0.0) -> None:
-        value = progress.gathered.pop(place, None)
-        if value is None:
-            return
-        weights = progress.step.weights
-        if progress.fold is None:
-            progress.fold = self.agreement.aggregator.begin(self.model)
-        factor = (weights[place] if weights else 1.0) + own
-        assert isinstance(value, Plain | Reduced)
-        try:
-            progress.fold.add(place, _params(value), _weight(value) * factor)
-        except RefusedError as error:
-            progress.count -= 1
-            progress.notes += [Note(site, "excluded", str(error)) for site in value.roster]
-            return
-        progress.roster += value.roster
-        progress.notes += value.notes
-
-    def _reduce(self, progress: _Progress) -> Value:
-        step = progress.step
-        if progress.count < max(step.needs, 1):
-            self._note_absent(progress)
-            reason = f"{progress.count} of {max(step.needs, 1)} needed updates"
-            return Void(reason, _unique(progress.notes))
-        for place in range(progress.folded, len(step.gathers)):
-            self._fold(progress, place)
-        return self._finish(progress)
-
-    def _mix(self, progress: _Progress) -> Value:
-        step = progress.step
-        own = next(i for i, s in enumerate(step.gathers) if self._plan[s].party == self.party)
-        if own not in progress.gathered:
-            return Void("its own training is void", _unique(progress.notes))
-        absent = [i for i in range(len(step.gathers)) if i not in progress.gathered]
-        kept = sum(step.weights[i] for i in absent)
-        for place in range(len(step.gathers)):
-            self._fold(progress, place, own=kept if place == own else 0.0)
-        return self._finish(progress)
-
-    def _finish(self, progress: _Progress) -> Value:
-        assert progress.fold is not None
-        self._note_absent(progress)
-        try:
-            params, weight = progress.fold.finish()
-        except RefusedError as error:  # such as a robust rule that is left with too few
-            return Void(str(error), _unique(progress.notes))
-        finally:
-            progress.fold = None
-        roster = tuple(dict.fromkeys(progress.roster))
-        return Reduced(params, weight, roster, _unique(progress.notes))
-
-    def _select(self, progress: _Progress) -> Value:
-        """Keep the better of the best model so far and the newest; the newest where they tie."""
-        values = [progress.inputs[source] for source in progress.step.inputs]
-        newest = values[-1]
-        assert isinstance(newest, Plain | Reduced)
-        score = self._score(newest)
-        weight = _weight(newest)
-        chosen = Reduced(_params(newest), weight, newest.roster, newest.notes, score)
-        best = values[0]
-        if len(values) > 1 and isinstance(best, Reduced) and _beats(best.score, score):
-            return replace(chosen, params=best.params, score=best.score)
-        return chosen
-
-    def _score(self, value: Plain | Reduced) -> float | None:
-        if isinstance(value, Reduced):
-            return value.score
-        return self.agreement.score(value.admitted.update.statistics)
-
-    def _consensus(self, progress: _Progress) -> Value:
-        plan = self.agreement.plan
-        if not plan.rounds:
-            return Reduced(self.model, 1.0)
-        value = next(iter(progress.inputs.values()))
-        assert isinstance(value, Plain | Reduced)
-        if plan.topology.one_model and len(value.roster) < plan.needed:
-            return Void(f"{len(value.roster)} of {plan.needed} needed sites", value.notes)
-        optimizer = self.agreement.server_optimizer
-        slot = self.slots.get("server-optimizer")
-        before = optimizer.init(self.model) if slot is None else slot
-        params, after = optimizer.step(before, self.model, _params(value))
-        self._provisional["server-optimizer"] = (params.digest, after)
-        return Reduced(params, _weight(value), value.roster, value.notes)
-
-    def _tally(self, progress: _Progress) -> Value:
-        if not progress.count:
-            return Void("no site evaluated", _unique(progress.notes))
-        gathers = progress.step.gathers
-        statistics = {
-            SiteId(self._plan[gathers[place]].party): _statistics(value)
-            for place, value in sorted(progress.gathered.items())
-        }
-        return Tallied(statistics, _unique(progress.notes))
-
-    def _close(self, progress: _Progress, at: float, effects: list[Effect]) -> None:
+    def _close(self, progress: Progress, at: float, effects: list[Effect]) -> None:
         """Close the round: the next State, to all members."""
         step = progress.step
         consensus = {
             self._plan[step.gathers[place]].party: _consensus_of(value)
             for place, value in sorted(progress.gathered.items())
         }
-        tally = next(iter(progress.inputs.values()), None)
+        tally = progress.only_input
         evaluation = tally.statistics if isinstance(tally, Tallied) else None
         late = tally.notes if isinstance(tally, Tallied | Void) else ()
         state = close(
@@ -553,7 +415,7 @@ class Actor:
             self.state,
             consensus=consensus,
             evaluation=evaluation,
-            notes=_unique([*progress.notes, *late]),
+            notes=progress.said(late),
         )
         effects.append(Record(self.party, "round", state=state, detail=evaluation))
         others = [p for p in step.to if p != self.party]
@@ -561,38 +423,11 @@ class Actor:
         self._adopt(state, at, effects)
 
 
-def _params(value: Value) -> Params:
-    """Return the model in a value; `_inspect` let no other kind through."""
-    params = value.admitted.update.params if isinstance(value, Plain) else None
-    if isinstance(value, Reduced):
-        params = value.params
-    assert params is not None
-    return params
-
-
-def _weight(value: Value) -> float:
-    assert isinstance(value, Plain | Reduced)
-    return value.admitted.update.weight if isinstance(value, Plain) else value.weight
-
-
-def _statistics(value: Value) -> Statistics:
-    assert isinstance(value, Plain)
-    return value.admitted.update.statistics
-
-
 def _consensus_of(value: Value) -> Consensus:
     if isinstance(value, Vote):
         return Consensus(value.digest, value.roster, value.notes)
     assert isinstance(value, Reduced)
     return Consensus(value.params.digest, value.roster, value.notes)
-
-
-def _unique(notes: Iterable[Note]) -> tuple[Note, ...]:
-    return tuple(dict.fromkeys(notes))
-
-
-def _beats(best: float | None, newest: float | None) -> bool:
-    return best is not None and (newest is None or best > newest)
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -604,11 +439,3 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "consensus": (Reduced, Vote),
 }
 """What a step's value may be when it comes from another party."""
-
-_PURE: Mapping[str, Callable[[Actor, _Progress], Value]] = {
-    "reduce": Actor._reduce,
-    "mix": Actor._mix,
-    "select": Actor._select,
-    "consensus": Actor._consensus,
-    "tally": Actor._tally,
-}
