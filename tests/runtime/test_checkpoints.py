@@ -101,7 +101,7 @@ STUDY = """
 study = {name = "kill", purpose = "die and come back"}
 task = {kind = "binary-classification", model = "linear", optimizer = {kind = "sgd", lr = 0.1}}
 data = {dataset = "hospitals", target = "y", features = [{name = "x"}, {name = "z"}]}
-plan = {rounds = 3000, local = {epochs = 1}, server_optimizer = "fedadam"}
+plan = {rounds = 1500, local = {epochs = 1}, server_optimizer = "fedadam"}
 """
 
 
