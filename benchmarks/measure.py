@@ -1,32 +1,20 @@
-"""What a run costs: wall and CPU seconds of a command and everything it started, and its memory.
+"""A benchmark's frame: run it in a child, verify what it trained, print one line of JSON.
 
-A benchmark's `main` starts itself again as a child, so that interpreter start, imports, worker
-processes and tear-down are all counted, and samples that child's process tree from outside. The
-child reports the moments at which rounds ended; figures per round are interpolated at those.
-
-CPU seconds are the user and system time of every process of the tree. Systems such as Ray ignore
-SIGCHLD, which makes the kernel forget the CPU time of their children, so `getrusage` alone would
-miss most of it: on Linux the tree is read from /proc, with this process as the subreaper of
-orphans; elsewhere only `getrusage` is available and the JSON says so (`cpu_from`).
-
-Memory is the sum of proportional set sizes, so that pages shared by processes count once.
+`main` starts the benchmark again as a child, so that interpreter start, imports, worker processes
+and tear-down are all counted, and watches that child's process tree from outside (`processes`). The
+child reports the moments at which rounds ended; figures per round are differences between those.
 """
 
 from __future__ import annotations
 
 import argparse
-import bisect
-import ctypes
 import json
 import os
 import platform
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,26 +22,30 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.processes import MB, ROOT, Watched, quiet, watch
 from benchmarks.workloads import Arrays, SmallSites
 
 PEERS_PYTHON = "COHORTIUM_PEERS_PYTHON"
-CPU_INTERVAL, MEMORY_INTERVAL = 0.05, 0.25
-TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-MB = 1e6
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a workload to run."""
+    """How much of a workload to run, and on which of our engines."""
 
     sites: int
     rounds: int
     rows: int = SmallSites.rows
     ragged: bool = False
+    engine: str = "auto"
 
     def w2(self) -> SmallSites:
         """Return W2 at this size."""
         return SmallSites(sites=self.sites, rounds=self.rounds, rows=self.rows, ragged=self.ragged)
+
+    def words(self) -> list[str]:
+        """Return it as a command line's options."""
+        words = [f"--sites={self.sites}", f"--rounds={self.rounds}", f"--rows={self.rows}"]
+        return [*words, f"--engine={self.engine}", *(["--ragged"] if self.ragged else [])]
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,9 @@ class Outcome:
         settings: how the system was set up; copied into the JSON.
         aggregator: words of the command line of the process that aggregates; its own if empty.
         unloaded: when that process had its libraries but no model yet; the first mark if None.
+        cpu_marks: `time.process_time()` at the same moments, where one process does everything;
+            then no sampling from outside blurs the figures per round.
+        figures: further figures for the JSON.
     """
 
     version: str
@@ -76,6 +71,8 @@ class Outcome:
     settings: Mapping[str, Any] = field(default_factory=dict)
     aggregator: str = ""
     unloaded: float | None = None
+    cpu_marks: list[float] | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it for the measuring process, which verifies the model off the clock."""
@@ -93,40 +90,7 @@ class Outcome:
 Verify = Callable[[Size, Arrays], Mapping[str, Any]]
 """(size, final model) to what shows that it really trained; raises SystemExit where it did not."""
 
-
-@dataclass
-class Watched:
-    """What was seen of a process tree from outside."""
-
-    started: float
-    ended: float = 0.0
-    rusage_s: float = 0.0
-    peak_mb: float = 0.0
-    processes: int = 0
-    cpu: list[tuple[float, float]] = field(default_factory=list)
-    memory: dict[tuple[int, str], list[tuple[float, float, float]]] = field(default_factory=dict)
-    """(process id, command line) to (moment, resident MB, highest resident MB so far)."""
-
-    @property
-    def cpu_s(self) -> float:
-        return max(self.rusage_s, self.cpu[-1][1] if self.cpu else 0.0)
-
-    def cpu_at(self, moment: float) -> float:
-        """Return the CPU seconds spent up to a moment, interpolated between samples."""
-        place = bisect.bisect(self.cpu, (moment, float("inf")))
-        before = self.cpu[place - 1] if place else (self.started, 0.0)
-        after = self.cpu[place] if place < len(self.cpu) else (self.ended, self.cpu_s)
-        share = (moment - before[0]) / max(after[0] - before[0], 1e-9)
-        return before[1] + min(max(share, 0.0), 1.0) * (after[1] - before[1])
-
-    def growth_mb(self, since: float, command: str) -> float:
-        """Return how much a process whose command line has these words grew since a moment."""
-        grown = [0.0]
-        for (_, words), samples in self.memory.items():
-            if command in words:
-                base = next((s for s in reversed(samples) if s[0] <= since), samples[0])
-                grown.append(samples[-1][2] - base[1])
-        return max(grown)
+Line = dict[str, Any]
 
 
 def main(
@@ -137,21 +101,39 @@ def main(
     *,
     sites: int,
     rounds: int,
+    repeats: int = 1,
+    beside: Sequence[str] = (),
+    peers: Sequence[str] = (),
     note: str | None = None,
 ) -> None:
-    """Be a benchmark: measure `run` in a child process, verify it, and print one JSON line."""
-    arguments = _arguments(workload, sites, rounds)
-    size = Size(arguments.sites, arguments.rounds, arguments.rows, arguments.ragged)
+    """Be a benchmark: measure `run` in a child process, verify it, and print one JSON line.
+
+    Args:
+        workload, system: names for the JSON.
+        run: is the benchmark; runs in the child.
+        verify: looks at the final model, off the clock.
+        sites, rounds: the small size, from which options may depart.
+        repeats: how many children; the figures are those of the median one by CPU per round.
+        beside: modules that print a line of their own, run after this one at the same size.
+        peers: modules of `benchmarks.peers`, run after those at the small size only.
+        note: a remark for the JSON.
+    """
+    arguments = _arguments(workload, sites, rounds, repeats)
+    names = Size.__dataclass_fields__
+    size = Size(**{name: value for name, value in vars(arguments).items() if name in names})
     if arguments.inner:
         run(size).save(arguments.inner)
         return
-    outcome, watched = _measure(size, verbose=arguments.verbose)
-    line = summary(workload, system, size, outcome, watched)
-    line |= {"final": verify(size, outcome.final)} | ({"note": note} if note else {})
-    print(json.dumps(line | {"machine": machine()}))
+    line = _median_line(workload, system, size, verify, arguments)
+    others = [] if arguments.alone else [alone(module, size) for module in beside]
+    if size == Size(sites, rounds, engine=size.engine) and not arguments.alone:
+        others += [peer(name) for name in peers]
+    if others:
+        line |= {"times_as_many_client_rounds_per_cpu_s": ratios(line, others), "beside": others}
+    print(json.dumps(line | ({"note": note} if note else {}) | {"machine": machine()}))
 
 
-def peer(module: str, *arguments: str) -> dict[str, Any]:
+def peer(module: str, *arguments: str) -> Line:
     """Run a peer's benchmark with the python that has it, and return what it printed.
 
     Returns:
@@ -160,13 +142,32 @@ def peer(module: str, *arguments: str) -> dict[str, Any]:
     python = os.environ.get(PEERS_PYTHON)
     if not python:
         return {"peer": None, "why": f"{PEERS_PYTHON} is not set: see benchmarks/README.md"}
-    command = [python, "-m", f"benchmarks.peers.{module}", *arguments]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, cwd=_root(), env=_quiet(), check=False
-    )
+    ran = _run(python, f"benchmarks.peers.{module}", *arguments)
     if ran.returncode:
         return {"peer": None, "why": f"{module} failed: {ran.stderr.strip()[-500:]}"}
     return {"peer": module, **json.loads(ran.stdout.splitlines()[-1])}
+
+
+def alone(module: str, size: Size) -> Line:
+    """Run one of our own benchmarks at a size, nothing beside it, and return what it printed.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    ran = _run(sys.executable, module, *size.words(), "--alone")
+    if ran.returncode:
+        raise SystemExit(f"{module} failed: {ran.stderr.strip()[-2000:]}")
+    return dict(json.loads(ran.stdout.splitlines()[-1]))
+
+
+def ratios(line: Line, others: Sequence[Line]) -> dict[str, dict[str, float]]:
+    """Return, by system, how many times as many client-rounds a CPU second `line` gets done."""
+    keys = {"steady": "client_rounds_per_cpu_s", "with start-up": "client_rounds_per_cpu_s_total"}
+    return {
+        other["system"]: {name: round(line[key] / other[key], 2) for name, key in keys.items()}
+        for other in others
+        if "system" in other
+    }
 
 
 def summary(
@@ -175,7 +176,7 @@ def summary(
     size: Size,
     outcome: Outcome,
     watched: Watched,
-) -> dict[str, Any]:
+) -> Line:
     """Return the figures of a run.
 
     `wall_s` and `cpu_s` are of the whole command with start-up and tear-down. `first_round_s` is
@@ -184,17 +185,15 @@ def summary(
     `aggregator_models` is how much the process that aggregates grew, in models.
     """
     begin, *ends = outcome.marks
-    first = ends[0] if len(ends) > 1 else begin
-    steady = max(len(ends) - 1, 1)
-    wall = (ends[-1] - first) / steady
-    cpu = (watched.cpu_at(ends[-1]) - watched.cpu_at(first)) / steady
-    line: dict[str, Any] = {
+    wall = _steady(outcome.marks)
+    cpu = _steady(outcome.cpu_marks or [watched.cpu_at(mark) for mark in outcome.marks])
+    line: Line = {
         "workload": workload,
         "system": system,
         "version": outcome.version,
         "rounds": size.rounds,
         "sites": size.sites,
-        "size": asdict(size) if workload == "W2" else {"sites": size.sites, "rounds": size.rounds},
+        "size": {key: asdict(size)[key] for key in _SIZE.get(workload, ("sites", "rounds"))},
         "wall_s": round(watched.ended - watched.started, 3),
         "cpu_s": round(watched.cpu_s, 3),
         "first_round_s": round(ends[0] - begin, 3),
@@ -209,11 +208,21 @@ def summary(
         "processes": watched.processes,
         "cpu_from": "proc" if watched.cpu else "getrusage",
     }
-    if workload == "W3":
+    if workload == "W3" and "aggregator_models" not in outcome.figures:
         model_mb = sum(value.nbytes for value in outcome.final.values()) / MB
         grown_mb = watched.growth_mb(outcome.unloaded or begin, outcome.aggregator or "--inner")
         line["aggregator_models"] = round(grown_mb / model_mb, 2)
-    return line | {"settings": dict(outcome.settings)}
+    return line | dict(outcome.figures) | {"settings": dict(outcome.settings)}
+
+
+_SIZE = {"W2": ("sites", "rounds", "rows", "ragged")}
+"""What describes a workload's size, where that is more than sites and rounds."""
+
+
+def _steady(marks: Sequence[float]) -> float:
+    """Return the mean difference of neighbours, without the first (but of an only) round."""
+    rounds = marks[1:] if len(marks) > 2 else marks
+    return (rounds[-1] - rounds[0]) / (len(rounds) - 1)
 
 
 def machine() -> dict[str, Any]:
@@ -229,91 +238,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def watch(command: list[str], *, output: Any, timeout: float = 900) -> tuple[int, Watched]:
-    """Run a command and sample its process tree until nothing of it is left.
-
-    Raises:
-        TimeoutError: it ran longer than `timeout` seconds; it and all it started were killed.
-    """
-    _adopt_orphans()
-    before = _children_rusage()
-    tree = _Tree(os.getpid(), Watched(time.monotonic()))
-    child = subprocess.Popen(command, stdout=output, stderr=output, cwd=_root(), env=_quiet())
-    try:
-        while child.poll() is None:
-            tree.sample()
-            if time.monotonic() - tree.seen.started > timeout:
-                raise TimeoutError(f"{command} ran longer than {timeout} s")
-            time.sleep(CPU_INTERVAL)
-    except BaseException:
-        tree.clear(patience=0)
-        raise
-    tree.seen.ended = time.monotonic()
-    tree.clear(patience=10)
-    tree.seen.rusage_s = _children_rusage() - before
-    return child.returncode, tree.seen
-
-
-class _Tree:
-    """The processes below one process, and the CPU time that each was last seen with."""
-
-    def __init__(self, root: int, seen: Watched) -> None:
-        self.root, self.seen = root, seen
-        self._ticks: dict[tuple[int, int], int] = {}
-        self._memory_due = 0.0
-
-    def sample(self) -> list[int]:
-        """Record CPU time, now and then memory; return the process ids that are alive."""
-        if not Path("/proc/self/stat").exists():
-            return []
-        now = time.monotonic()
-        members = self._members()
-        self._ticks |= members
-        self.seen.cpu.append((now, sum(self._ticks.values()) / TICKS))
-        self.seen.processes = len(self._ticks)
-        if now >= self._memory_due:
-            self._memory_due = now + MEMORY_INTERVAL
-            self._sample_memory(now, [pid for pid, _ in members])
-        return [pid for pid, _ in members]
-
-    def clear(self, patience: float) -> None:
-        """Wait for what is left of the tree, kill it when patience is over, and reap it."""
-        until = time.monotonic() + patience
-        while alive := self.sample():
-            if time.monotonic() > until:
-                for pid in alive:
-                    _kill(pid)
-            _reap()
-            time.sleep(CPU_INTERVAL)
-
-    def _members(self) -> dict[tuple[int, int], int]:
-        """Return (process id, start time) to user plus system ticks, of all descendants."""
-        parents, ticks = {}, {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-                pid = int(entry.name)
-                parents[pid] = int(fields[1])
-                ticks[pid] = (int(fields[19]), int(fields[11]) + int(fields[12]), fields[0])
-        members, generation = {}, {self.root}
-        while generation:
-            generation = {pid for pid, parent in parents.items() if parent in generation}
-            for pid in generation:
-                start, used, state = ticks[pid]
-                if state == "Z":
-                    self._ticks[pid, start] = max(used, self._ticks.get((pid, start), 0))
-                    continue
-                members[pid, start] = used
-        return members
-
-    def _sample_memory(self, now: float, pids: list[int]) -> None:
-        total = 0.0
-        for pid in pids:
-            total += _field(pid, "smaps_rollup", "Pss:")
-            resident, highest = _field(pid, "status", "VmRSS:"), _field(pid, "status", "VmHWM:")
-            if resident:
-                key = (pid, _read(pid, "cmdline").replace("\0", " "))
-                self.seen.memory.setdefault(key, []).append((now, resident, highest))
-        self.seen.peak_mb = max(self.seen.peak_mb, total)
+def _median_line(
+    workload: str, system: str, size: Size, verify: Verify, arguments: argparse.Namespace
+) -> Line:
+    """Measure a run a few times; return the figures of the one with the median CPU per round."""
+    lines = []
+    for _ in range(arguments.repeats):
+        outcome, watched = _measure(size, verbose=arguments.verbose)
+        lines.append(summary(workload, system, size, outcome, watched))
+    lines.sort(key=lambda line: float(line["cpu_per_round_s"]))
+    line = lines[len(lines) // 2] | {"final": verify(size, outcome.final)}
+    if len(lines) > 1:
+        line["cpu_per_round_s_of_repeats"] = [line["cpu_per_round_s"] for line in lines]
+    return line
 
 
 def _measure(size: Size, *, verbose: bool) -> tuple[Outcome, Watched]:
@@ -322,8 +259,7 @@ def _measure(size: Size, *, verbose: bool) -> tuple[Outcome, Watched]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         log = Path(folder, "log.txt")
         command = [sys.executable, "-m", module, "--inner", folder]
-        command += [f"--sites={size.sites}", f"--rounds={size.rounds}", f"--rows={size.rows}"]
-        command += ["--ragged"] if size.ragged else []
+        command += size.words()
         with log.open("wb") as output:
             code, watched = watch(command, output=sys.stderr if verbose else output)
         if code:
@@ -332,77 +268,25 @@ def _measure(size: Size, *, verbose: bool) -> tuple[Outcome, Watched]:
         return Outcome.read(Path(folder)), watched
 
 
-def _arguments(workload: str, sites: int, rounds: int) -> argparse.Namespace:
+def _arguments(workload: str, sites: int, rounds: int, repeats: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"{workload}: prints one JSON line.")
     parser.add_argument("--sites", type=int, default=sites)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--rows", type=int, default=SmallSites.rows, help="W2: rows per site")
     parser.add_argument("--ragged", action="store_true", help="W2: lognormal numbers of rows")
+    parser.add_argument("--engine", default="auto", help="of Cohortium")
+    parser.add_argument("--repeats", type=int, default=repeats, help="children to measure")
+    parser.add_argument("--alone", action="store_true", help="run nothing else beside it")
     parser.add_argument("--verbose", action="store_true", help="show what the system logs")
     parser.add_argument("--inner", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _quiet() -> dict[str, str]:
-    """Return an environment with one thread per process and nobody calling home."""
-    return os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "PYTHONPATH": os.pathsep.join([str(_root()), os.environ.get("PYTHONPATH", "")]).strip(":"),
-    }
-
-
-def _root() -> Path:
-    return Path(__file__).resolve().parent.parent
-
-
-def _adopt_orphans() -> None:
-    """Become the subreaper (prctl 36): orphans of the tree stay below this process."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _children_rusage() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat after the command's name: state, parent, ..."""
-    return _read(pid, "stat").rpartition(")")[2].split()
-
-
-def _field(pid: int, file: str, name: str) -> float:
-    """Return a kB field of a /proc file in MB; 0 where the process is gone."""
-    lines = (line for line in _read(pid, file).splitlines() if line.startswith(name))
-    return next((int(line.split()[1]) * 1024 / MB for line in lines), 0.0)
-
-
-def _read(pid: int, file: str) -> str:
-    try:
-        return Path("/proc", str(pid), file).read_text()
-    except OSError:
-        return ""
+def _run(python: str, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [python, "-m", module, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=quiet(), check=False
+    )
 
 
 def _cpu_model() -> str:

@@ -8,8 +8,9 @@ never one of the training step.
 from __future__ import annotations
 
 import copy
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,16 +111,22 @@ def _average(states: Sequence[Mapping[str, Tensor]], rows: Sequence[int]) -> dic
 
 
 def verify(
-    size: measure.Size, final: Arrays, *, shuffled: bool = True, tolerance: float = 1e-3
+    size: measure.Size,
+    final: Arrays,
+    *,
+    orders: Callable[[SmallSites, int, int, int], Ints] = SmallSites.shuffled,
+    tolerance: float = 1e-3,
 ) -> dict[str, float]:
     """Run the plain loop at the same size and return how a final model compares with it.
+
+    `orders` is an `Orders` that is told the workload first.
 
     Raises:
         SystemExit: they differ by more than rounding, so the system trained something else.
     """
     workload = size.w2()
-    orders = workload.shuffled if shuffled else workload.in_turn
-    expected = reference(workload, rounds=size.rounds, orders=orders).state
+    theirs = functools.partial(orders, workload)
+    expected = reference(workload, rounds=size.rounds, orders=theirs).state
     away = difference(final, expected)
     if not away <= tolerance:
         raise SystemExit(f"W2: the final model is {away} away from the plain loop's")
@@ -133,7 +140,7 @@ def verify(
 
 def _measured(size: measure.Size) -> measure.Outcome:
     done = reference(size.w2(), rounds=size.rounds)
-    return measure.Outcome(torch.__version__, done.marks, done.state)
+    return measure.Outcome(torch.__version__, done.marks, done.state, cpu_marks=done.cpu_marks)
 
 
 if __name__ == "__main__":

@@ -45,10 +45,14 @@ class AddOne:
     def nbytes(self) -> int:
         return self.parameters * np.dtype(np.float32).itemsize
 
-    def initial(self) -> Arrays:
-        """Return the model of round 0: values in [-1, 1), none of them special to a codec."""
+    def layer(self) -> Floats:
+        """Return any array of round 0: values in [-1, 1), none of them special to a codec."""
         values = np.random.default_rng(SEED).uniform(-1, 1, 9973).astype(np.float32)
-        return {f"layer{i}": np.resize(values, self.elements) for i in range(self.arrays)}
+        return np.resize(values, self.elements)
+
+    def initial(self) -> Arrays:
+        """Return the model of round 0."""
+        return {f"layer{i}": self.layer() for i in range(self.arrays)}
 
     def verify(self, rounds: int, final: Mapping[str, Floats]) -> dict[str, float]:
         """Return the checksum of a final model.
@@ -65,6 +69,7 @@ class AddOne:
 
 W1 = AddOne("W1", sites=10, rounds=10, arrays=1, elements=1_000_000)
 W3 = AddOne("W3", sites=4, rounds=3, arrays=10, elements=2_500_000)
+W3_MANY = AddOne("W3", sites=130, rounds=2, arrays=10, elements=1_000_000)
 
 
 @dataclass(frozen=True)

@@ -118,5 +118,5 @@ def _users(workload: SmallSites) -> FederatedDataset:
 
 
 if __name__ == "__main__":
-    verify = functools.partial(plain.verify, shuffled=False)
+    verify = functools.partial(plain.verify, orders=SmallSites.in_turn)
     measure.main("W2", "pfl", run, verify, sites=W2.sites, rounds=W2.rounds)
