@@ -45,6 +45,11 @@ class Krum:
     byzantine: Byzantine
     additive: ClassVar[bool] = False
 
+    @property
+    def needs(self) -> int:
+        """The fewest updates among which it can choose."""
+        return 2 * self.byzantine + 3
+
     def begin(self, reference: Params) -> Fold:
         """Start a choice among updates with the arrays of `reference`.
 
@@ -84,6 +89,11 @@ class MultiKrum:
         ),
     ] = None
     additive: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> int:
+        """The fewest updates among which it can choose."""
+        return max(2 * self.byzantine + 3, (self.keep or 1) + self.byzantine + 2)
 
     def begin(self, reference: Params) -> Fold:
         """Start a choice among updates with the arrays of `reference`.

@@ -29,6 +29,9 @@ class Aggregator(Protocol):
     `additive` says that the rule is a weighted mean: exact through trees, gossip and secure sums,
     and foldable in memory that does not grow with the number of sites. A rule that must see each
     update is not, and is refused together with what hides single updates.
+
+    A rule that cannot aggregate a single update says in `needs` how many it takes, so that a study
+    with fewer sites is refused before it runs.
     """
 
     additive: ClassVar[bool]

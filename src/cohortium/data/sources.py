@@ -43,21 +43,26 @@ class Source(Protocol):
         """
 
 
-def open_dataset(name: str, folder: Path | None = None) -> dict[str, Table]:
+def open_dataset(
+    name: str, folder: Path | None = None, *, where: str = "study"
+) -> dict[str, Table]:
     """Return the records of a dataset, site by site.
 
     Args:
         name: a registered dataset, or any name: then the folder holds one `<site>.csv` per site.
         folder: where its files lie. By default the folder of that name in `data_folder()`, where
             there is one; else what the dataset itself brings.
+        where: what messages call the study.
 
     Raises:
         DataError: no such dataset or folder, or a file is missing or cannot be read.
     """
     if not DATASET_NAME.fullmatch(name):
-        raise _error("data.dataset", repr(name), "letters, digits, '.', '_' and '-'", "Rename it.")
+        expected = "letters, digits, '.', '_' and '-'"
+        raise DataError(Problem(where, "data.dataset", repr(name), expected, "Rename it."))
     if folder is not None and not folder.is_dir():
-        raise _error(shown(folder), "no such folder", "the dataset's folder", "Check --data DIR.")
+        got = "a file" if folder.exists() else "no such folder"
+        raise DataError(Problem(shown(folder), "--data", got, "the dataset's folder", "Check it."))
     kept = data_folder() / name
     folder = folder or (kept if kept.is_dir() else None)
     known = list(SOURCES)
@@ -68,7 +73,8 @@ def open_dataset(name: str, folder: Path | None = None) -> dict[str, Table]:
         near = get_close_matches(name, known, n=1)
         advice = f"Did you mean {near[0]!r}? Or p" if near else "P"
         expected = f"{', '.join(known)}, or a folder of <site>.csv files"
-        raise _error("data.dataset", repr(name), expected, f"{advice}ass the folder: --data DIR.")
+        advice = f"{advice}ass the folder: --data DIR."
+        raise DataError(Problem(where, "data.dataset", repr(name), expected, advice))
     return CsvFolder().sites(folder)
 
 
@@ -77,7 +83,3 @@ def data_folder() -> Path:
     if chosen := os.environ.get("COHORTIUM_DATA"):
         return Path(chosen).expanduser()
     return platformdirs.user_data_path("cohortium")
-
-
-def _error(key: str, got: str, expected: str, advice: str) -> DataError:
-    return DataError(Problem("study", key, got, expected, advice))

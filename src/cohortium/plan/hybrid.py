@@ -43,6 +43,11 @@ class Hybrid:
         sites = [site for group in self.groups for site in group.sites]
         if len(set(sites)) != len(sites):
             raise ValueError("a site stands in two groups")
+        outer = TOPOLOGIES.kind_of(self.outer)
+        if outer in ("tree", "hybrid"):  # they would arrange sites, and here are groups
+            raise ValueError(
+                f"`outer` is a {outer}; for more levels, give a group the topology hybrid instead"
+            )
         return self
 
     @property
@@ -68,6 +73,8 @@ class Hybrid:
             if inner:
                 topology: Topology = group.topology
                 elements.append(Group(group.name, topology, tuple(topology.arrange(inner))))
+        outer: Topology = self.outer
+        outer.arrange([SiteId(element.name) for element in elements])
         return elements
 
     def lay(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cohortium.aggregation.rule import AGGREGATORS
 from cohortium.errors import Problem, StudyError
-from cohortium.plan.plan import Member, Plan
+from cohortium.plan.plan import Member, Plan, State
 from cohortium.study.bundle import Bundle
 from cohortium.study.study import Study
 from cohortium.types import SiteId
@@ -20,8 +21,8 @@ def compile_plan(bundle: Bundle, members: Sequence[Member], *, where: str = "stu
         where: what messages call the study.
 
     Raises:
-        StudyError: the sites do not fit the plan: too few for the quorum, nobody to train, or a
-            topology that does not connect them.
+        StudyError: the sites do not fit the plan: too few for the quorum or the aggregation rule,
+            nobody to train, or a topology that does not connect them.
     """
     study = bundle.study
     plan = Plan(
@@ -55,8 +56,9 @@ def roster(
     """
     chosen = sites if study.plan.sites is None else study.plan.sites
     only = set(study.plan.evaluation_only)
+    expected, advice = f"one of the sites with data: {_few(sites)}", "Name one, or bring its data"
     problems = [
-        Problem(where, key, f"{name!r}", f"one of the sites with data: {', '.join(sites)}")
+        Problem(where, key, f"{name!r}", expected, advice)
         for key, names in (("plan.sites", chosen), ("plan.evaluation_only", only))
         for name in sorted(set(names) - set(sites))
     ]
@@ -84,8 +86,22 @@ def _check(plan: Plan, study: Study, where: str) -> None:
                 "Lower it, or raise plan.participation.fraction",
             )
         )
+    needs = getattr(study.plan.aggregation, "needs", 1)
+    if plan.sampled < needs:
+        kind, expected = AGGREGATORS.kind_of(study.plan.aggregation), f"at least {needs} updates"
+        got = f"{kind!r}, and {plan.sampled} sites that train in a round"
+        advice = "Lower its settings, or bring more sites"
+        raise StudyError(Problem(where, "plan.aggregation", got, expected, advice))
     try:
         plan.topology.arrange(plan.trainers)
+        if plan.sampled < len(plan.trainers):
+            plan.round(State(plan.study))
     except ValueError as error:
+        got, _, advice = str(error).partition("; ")
         expected = "a topology that fits the sites that train"
-        raise StudyError(Problem(where, "plan.topology", str(error), expected)) from error
+        advice = advice[:1].upper() + advice[1:] or "Change plan.topology, or plan.sites"
+        raise StudyError(Problem(where, "plan.topology", got, expected, advice)) from error
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f", … ({len(names)} in all)" if len(names) > 20 else "")

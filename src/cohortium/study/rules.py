@@ -20,6 +20,7 @@ def conflicts(study: Study) -> Iterator[Refusal]:
     yield from _evaluation(study)
     yield from _aggregation(study)
     yield from _server_optimizer(study)
+    yield from _sampling(study)
     yield from _validation_rows(study)
     yield from _acceptance(study)
     yield from _target(study)
@@ -98,6 +99,24 @@ def _server_optimizer(study: Study) -> Iterator[Refusal]:
             advice=f"{kind!r} remembers moments of the one consensus model; among peers every site "
             "has a model of its own, and the moments would drift apart. Use a star or a tree",
         )
+
+
+def _sampling(study: Study) -> Iterator[Refusal]:
+    fraction = study.plan.participation.fraction
+    if fraction == 1:
+        return
+    for topology in _nested(study.plan.topology):
+        graph = getattr(topology, "graph", None)
+        inside = topology is not study.plan.topology
+        if graph == "edges" or (graph == "random-regular" and inside):
+            yield Refusal(
+                ("plan", "participation", "fraction"),
+                got=f"{fraction:g}",
+                expected=f'1 with graph = "{graph}"',
+                advice="A round's sample would leave out neighbours on which the graph counts. "
+                'Remove the fraction, or write graph = "ring" or "complete"',
+            )
+            return
 
 
 def _validation_rows(study: Study) -> Iterator[Refusal]:
