@@ -94,9 +94,13 @@ Outbound = Plain | Reduced | Vote | Closed | Void
 
 
 class Release:
-    """A payload that a gate let go. Only a gate can make one."""
+    """A payload that a gate let go. Only a gate can make one.
 
-    __slots__ = ("attempt", "payload", "round", "sender", "step")
+    Attributes:
+        nbytes: size of the payload's arrays, in bytes; the same release goes to many readers.
+    """
+
+    __slots__ = ("attempt", "nbytes", "payload", "round", "sender", "step")
 
     def __init__(
         self,
@@ -111,12 +115,7 @@ class Release:
         if seal is not _SEAL:
             raise RefusedError("only a gate makes releases: call Gate.release")
         self.payload, self.sender, self.step = payload, sender, step
-        self.round, self.attempt = round_, attempt
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the payload's arrays, in bytes."""
-        return _nbytes(self.payload)
+        self.round, self.attempt, self.nbytes = round_, attempt, _nbytes(payload)
 
 
 @dataclass
