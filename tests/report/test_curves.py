@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -94,6 +96,33 @@ def test_the_curve_is_told_in_words(make_result: MakeResult) -> None:
     assert root.findtext("title") == "AUROC over the rounds"
     assert (root.findtext("desc") or "").startswith("Federated goes from 0.")
     assert root.attrib["aria-labelledby"] == "curve-auroc-title curve-auroc-desc"
+
+
+def test_one_hospital_far_away_does_not_flatten_the_lines(make_result: MakeResult) -> None:
+    made = make_result(["a", "b"], arms=("federated",), rounds=9)
+    arm = made.arms["federated"]
+    rounds = [
+        replace(r, metrics={"auroc": replace(r.metrics["auroc"], per_site={"a": 0.9, "b": -50.0})})
+        for r in arm.rounds
+    ]
+    root = drawn(replace(made, arms={"federated": replace(arm, rounds=tuple(rounds))}))
+    heights = [float(y) for y in re.findall(r" ([\d.-]+)", lines(root, "line")[0].attrib["d"])]
+    assert max(heights) - min(heights) > 70
+    assert all(0 <= y <= 230 for y in heights)
+
+
+def test_a_loss_that_overflowed_is_no_obstacle(make_result: MakeResult) -> None:
+    made = make_result(["a", "b"], arms=("federated",), rounds=3)
+    arm = made.arms["federated"]
+    values = (math.inf, math.nan, 0.5)
+    rounds = [
+        replace(r, metrics={"auroc": MetricValue(value, {"a": value, "b": 0.5})})
+        for r, value in zip(arm.rounds, values, strict=True)
+    ]
+    curve = learning_curve(
+        replace(made, arms={"federated": replace(arm, rounds=tuple(rounds))}), "auroc"
+    )
+    assert curve is None  # one value is no curve
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 220), max_size=9))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from cohortium.report.hospitals import LOWEST, lowest, panel
@@ -72,6 +73,19 @@ def test_the_worst_of_many_are_listed(make_result: MakeResult) -> None:
     losses = made.arms["federated"].metrics["loss"].per_site
     by_loss = sorted(losses, key=lambda site: -(losses[site] or 0))
     assert [site for site, _, _ in lowest(made, "loss")] == by_loss[:LOWEST]
+
+
+def test_what_is_not_finite_has_no_place_on_the_axis(make_result: MakeResult) -> None:
+    made = make_result(["a", "b", "c"], arms=("federated",), metrics=("loss",))
+    per_site = {"a": math.inf, "b": math.nan, "c": 0.5}
+    value = replace(made.arms["federated"].metrics["loss"], per_site=per_site)
+    arm = replace(made.arms["federated"], metrics={"loss": value})
+    made = replace(made, arms={"federated": arm})
+    found = panel(made, "loss")
+    assert found is not None
+    assert [line.values for line in found.lines] == [("∞",), (UNDEFINED,), ("0.500",)]
+    assert ["<title>" in line.strip for line in found.lines] == [False, False, True]
+    assert [site for site, _, _ in lowest(made, "loss")] == ["c"]
 
 
 def test_nothing_measured_is_no_panel(make_result: MakeResult) -> None:

@@ -184,7 +184,7 @@ def test_ids_are_unique_and_references_are_met(page: Page) -> None:
 
 def test_pictures_have_words_or_are_hidden(page: Page) -> None:
     for tag, attributes in page.tags:
-        if tag == "svg" and attributes.get("class") not in ("stretched", "at"):
+        if tag == "svg" and attributes.get("class") not in ("stretched", "stretched cut", "at"):
             assert attributes.get("aria-hidden") == "true" or attributes.get("role") == "img"
             if attributes.get("role") == "img":
                 assert attributes.get("aria-label") or attributes.get("aria-labelledby")

@@ -72,7 +72,10 @@ def test_what_was_not_measured_is_not_told() -> None:
     with Progress(Console(file=out)) as progress:
         progress.run_started("Federated", 2)
         progress.round_closed(RoundLog(State("x", round=1), None, 0.1, {}, {}, {}))
-    assert out.getvalue().startswith("Federated: 1 round, 0.")
+        progress.run_started("Ensemble", 0)
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("Federated: 1 round, 0.")
+    assert second.startswith("Ensemble: evaluated, 0.")
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from cohortium.report.notation import metric_title, number
 from cohortium.report.palette import arm_class
-from cohortium.report.scale import Scale, quantile, scale, whole_ticks
+from cohortium.report.scale import Scale, drawable, quantile, scale, whole_ticks
 from cohortium.report.svg import Point, element, path, share
 from cohortium.runtime.result import ArmResult, Result
 
@@ -24,6 +24,9 @@ HEIGHT = 220
 TOP = 10
 LINES = 12
 """Sites up to which each has a thin line; of more, bands show how they spread."""
+
+NEAR = 0.02
+"""Least room around the arms' lines, as a share of their values."""
 
 POINTS = 240
 """Most points of a line: more cannot be told apart."""
@@ -56,7 +59,7 @@ def learning_curve(result: Result, metric: str) -> Markup | None:
         return None
     leading = next(n for n in ("federated", *lines) if n in lines)
     sites = _per_site(result.arms[leading], metric)
-    axes = _axes([*lines.values(), *sites.values()])
+    axes = _axes(list(lines.values()), list(sites.values()))
     drawn = [_grid(axes), _sites(leading, sites, axes), _lines(lines, axes)]
     drawn += [_points(result, name, points, axes) for name, points in lines.items()]
     drawn.append(_labels(result, lines, axes))
@@ -77,7 +80,7 @@ def learning_curve(result: Result, metric: str) -> Markup | None:
 def _overall(arm: ArmResult, metric: str) -> Points:
     """Return the defined values by round; of a round that was repeated, the last."""
     found = {r.round: r.metrics[metric].overall for r in arm.rounds if metric in r.metrics}
-    return [(round_, value) for round_, value in sorted(found.items()) if value is not None]
+    return [(r, value) for r, value in sorted(found.items()) if drawable(value)]
 
 
 def _per_site(arm: ArmResult, metric: str) -> dict[str, Points]:
@@ -85,15 +88,19 @@ def _per_site(arm: ArmResult, metric: str) -> dict[str, Points]:
     for r in arm.rounds:
         if metric in r.metrics:
             for site, value in r.metrics[metric].per_site.items():
-                if value is not None:
+                if drawable(value):
                     found.setdefault(site, {})[r.round] = value
     return {site: sorted(points.items()) for site, points in found.items()}
 
 
-def _axes(lines: Sequence[Points]) -> _Axes:
+def _axes(lines: Sequence[Points], sites: Sequence[Points]) -> _Axes:
+    """Return axes that show the arms' lines well, and of the sites' lines what lies near them."""
     rounds = [round_ for points in lines for round_, _ in points]
-    values = scale((value for points in lines for _, value in points), ticks=5)
-    return _Axes((min(rounds), max(rounds)), values)
+    values = [value for points in lines for _, value in points]
+    low, high = min(values), max(values)
+    room = max((high - low) / 2, NEAR * max(abs(low), abs(high)))
+    near = (min(max(v, low - room), high + room) for points in sites for _, v in points)
+    return _Axes((min(rounds), max(rounds)), scale([*values, *near]))
 
 
 def _grid(axes: _Axes) -> Markup:
@@ -109,8 +116,8 @@ def _grid(axes: _Axes) -> Markup:
     return Markup("").join(drawn)
 
 
-def _stretched(*children: Markup) -> Markup:
-    """Return a drawing in shares of the width; strokes keep their width."""
+def _stretched(*children: Markup, cut: bool = False) -> Markup:
+    """Return a drawing in shares of the width; strokes keep theirs. `cut` ends it at the frame."""
     return element(
         "svg",
         *children,
@@ -118,7 +125,7 @@ def _stretched(*children: Markup) -> Markup:
         height=HEIGHT + TOP,
         viewBox=f"0 0 1000 {HEIGHT + TOP}",
         preserveAspectRatio="none",
-        class_="stretched",
+        class_="stretched cut" if cut else "stretched",
     )
 
 
@@ -126,7 +133,7 @@ def _sites(name: str, sites: Mapping[str, Points], axes: _Axes) -> Markup:
     if len(sites) < 2:
         return Markup("")
     if len(sites) > LINES:
-        return _stretched(*_bands(name, sites, axes))
+        return _stretched(*_bands(name, sites, axes), cut=True)
     return _stretched(
         *(
             element(
@@ -136,7 +143,8 @@ def _sites(name: str, sites: Mapping[str, Points], axes: _Axes) -> Markup:
                 class_=f"thin {arm_class(name)}",
             )
             for site, points in sites.items()
-        )
+        ),
+        cut=True,
     )
 
 

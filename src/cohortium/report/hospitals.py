@@ -14,7 +14,7 @@ from markupsafe import Markup
 from cohortium.report.comparison import leading_arm
 from cohortium.report.notation import UNDEFINED, metric_title, number
 from cohortium.report.palette import arm_class, marker
-from cohortium.report.scale import Scale, quantile, scale
+from cohortium.report.scale import Scale, drawable, quantile, scale
 from cohortium.report.svg import element, share
 from cohortium.runtime.result import Result
 
@@ -80,7 +80,7 @@ def panel(result: Result, metric: str) -> Panel | None:
     }
     if not values:
         return None
-    found = [v for per_site in values.values() for v in per_site.values() if v is not None]
+    found = [v for per_site in values.values() for v in per_site.values() if drawable(v)]
     axis = scale(found)
     collapsed = len(result.sites) > MANY
     make = _spreads if collapsed else _hospitals
@@ -99,7 +99,7 @@ def lowest(result: Result, metric: str) -> list[tuple[str, int, str]]:
     if arm is None or metric not in arm.metrics:
         return []
     per_site = arm.metrics[metric].per_site
-    defined = [(value, site) for site, value in per_site.items() if value is not None]
+    defined = [(value, site) for site, value in per_site.items() if drawable(value)]
     defined.sort(key=lambda found: found[0], reverse=result.better.get(metric) == "lower")
     return [(site, result.sites.get(site, 0), number(v)) for v, site in defined[:LOWEST]]
 
@@ -139,7 +139,7 @@ def _strip(
     dots, told = [], []
     for i, arm in enumerate(arms):
         value = mine.get(arm)
-        if value is not None:
+        if drawable(value):
             text = f"{result.arms[arm].title} {number(value)}"
             told.append(text)
             dot = marker(arm, title=f"{site}: {text}")
@@ -152,7 +152,7 @@ def _strip(
 def _spreads(result: Result, metric: str, values: Values, axis: Scale) -> list[Line]:
     lines = []
     for arm, per_site in values.items():
-        ordered = sorted(v for v in per_site.values() if v is not None)
+        ordered = sorted(v for v in per_site.values() if drawable(v))
         missing = len(per_site) - len(ordered)
         note = f"{UNDEFINED} at {missing}: {why_undefined(metric, 1)}" if missing else ""
         strip = _spread(result, arm, ordered, axis)

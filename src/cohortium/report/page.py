@@ -219,7 +219,10 @@ def _curves(result: Result) -> dict[str, Any]:
     if sites > LINES:
         note = "Shaded: from the lowest to the highest hospital, and the middle half of them."
     elif sites > 1:
-        note = "Thick: all hospitals together. Thin: each hospital, under the federated model."
+        note = (
+            "Thick: all hospitals together. Thin: each hospital, under the federated model; where "
+            "one ends at the frame, it goes on beyond it."
+        )
     lone = [arm.title for arm in result.arms.values() if len(arm.rounds) < 2]
     if lone:
         note += f" No curve for {', '.join(lone)}: not a run of several rounds."

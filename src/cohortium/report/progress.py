@@ -37,6 +37,13 @@ class _Arm:
             return f"run {self.runs}"
         return f"round {self.rounds} of {self.of}" if self.of else "evaluates"
 
+    @property
+    def done(self) -> str:
+        """What it has done in the end."""
+        if self.runs > 1:
+            return plural(self.runs, "run")
+        return plural(self.rounds, "round") if self.of else "evaluated"
+
 
 @dataclass
 class Progress:
@@ -125,8 +132,7 @@ class Progress:
             self._live.update(arm.task, completed=max(arm.of, 1))
             self._live.stop_task(arm.task)
             return
-        ran = plural(arm.runs, "run") if arm.runs > 1 else plural(arm.rounds, "round")
-        parts = [ran, arm.latest, duration(time.monotonic() - arm.begun)]
+        parts = [arm.done, arm.latest, duration(time.monotonic() - arm.begun)]
         line = f"{arm.title}: {', '.join(part for part in parts if part)}"
         self.console.print(escape(line), highlight=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from cohortium.report.notation import number
 
@@ -46,7 +47,7 @@ def scale(values: Iterable[float], *, ticks: int = 5) -> Scale:
     >>> scale([0.62, 0.97]).ticks
     (0.7, 0.8, 0.9)
     """
-    finite = [v for v in values if math.isfinite(v)]
+    finite = [value for value in values if drawable(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-3):
         margin = max(abs(low) * 0.05, 1e-3)
@@ -72,6 +73,11 @@ def whole_ticks(low: int, high: int, *, ticks: int = 6) -> tuple[int, ...]:
     between = range(step * (low // step + 1), high, step)
     kept = [n for n in between if min(n - low, high - n) >= step / 3]
     return (low, *kept, high)
+
+
+def drawable(value: float | None) -> TypeGuard[float]:
+    """Tell whether a value has a place on an axis: it is defined, and finite."""
+    return value is not None and math.isfinite(value)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
