@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save as save_torch
 
 from cohortium.errors import ModelError
-from cohortium.learning.model_file import load, read_metadata, save
+from cohortium.learning.model_file import from_bytes, load, read_metadata, save
 from cohortium.types import Layout, Params
 
 ARRAYS = {
@@ -76,6 +78,28 @@ def test_other_arrays_are_refused(
     with pytest.raises(ModelError, match=rf"model\.safetensors: .*{message}") as refusal:
         load(path, params.layout)
     assert "\n" not in str(refusal.value)
+    with pytest.raises(ModelError) as other:
+        from_bytes(path.read_bytes(), params.layout, where="model.safetensors")
+    assert str(other.value) == str(refusal.value)
+
+
+def test_a_dtype_that_numpy_lacks_is_refused() -> None:
+    content = save_torch({"weight": torch.zeros(2, dtype=torch.bfloat16)})
+    layout = Layout.of({"weight": np.zeros(2, np.float32)})
+    with pytest.raises(ModelError, match="weight: got dtype BF16; expected dtype float32"):
+        from_bytes(content, layout, where="start.safetensors")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"],
+)
+def test_every_dtype_survives(dtype: str, tmp_path: Path) -> None:
+    arrays = {"a": np.arange(3).astype(dtype), "b": np.ones((), dtype), "c": np.ones((0, 2), dtype)}
+    params = Params.of(arrays)
+    save(params, tmp_path / "model.safetensors", metadata={})
+    content = (tmp_path / "model.safetensors").read_bytes()
+    assert from_bytes(content, params.layout, where="").digest == params.digest
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
@@ -86,6 +110,8 @@ def test_a_file_that_is_something_else_is_refused(
     path.write_bytes(content)
     with pytest.raises(ModelError, match="expected a safetensors file"):
         load(path, params.layout)
+    with pytest.raises(ModelError, match=r"start: got .*expected a safetensors file"):
+        from_bytes(content, params.layout, where="start")
     with pytest.raises(ModelError, match="expected a safetensors file"):
         read_metadata(path)
 

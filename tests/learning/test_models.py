@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
+import inspect
+import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,12 +21,13 @@ from cohortium.errors import ModelError, StudyError
 from cohortium.learning.losses import BceWithLogits, CrossEntropy, Mse
 from cohortium.learning.models import (
     MODELS,
+    NO_FILES,
     Code,
     Ensemble,
+    Files,
     Linear,
     Mlp,
     Model,
-    bundle_file,
     from_python,
     join_members,
 )
@@ -51,17 +57,11 @@ constant = 5
 """
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    folder = tmp_path / "study"
-    folder.mkdir()
-    (folder / "model.py").write_text(NET)
-    (tmp_path / "outside.py").write_text(NET)
-    return folder
+FILES = {"model.py": NET.encode()}
 
 
-def build(model: Model, *, bundle: Path | None = None, outputs: int = 1) -> nn.Module:
-    return model.source(inputs=(3,), outputs=outputs, bundle=bundle)()
+def build(model: Model, *, files: Files = NO_FILES, outputs: int = 1) -> nn.Module:
+    return model.source(inputs=(3,), outputs=outputs, files=files)()
 
 
 def same(ours: nn.Module, theirs: nn.Module) -> bool:
@@ -84,7 +84,7 @@ def test_built_in_models_are_initialised_as_a_plain_script_does_it() -> None:
 @pytest.mark.parametrize("model", [Linear(), Mlp(hidden=(4,))])
 def test_built_in_models_want_vectors(model: Model) -> None:
     with pytest.raises(ModelError, match=r"rows of shape \(28, 28\).*vectors"):
-        model.source(inputs=(28, 28), outputs=1, bundle=None)
+        model.source(inputs=(28, 28), outputs=1)
 
 
 @pytest.mark.parametrize("settings", ["{}", '{"hidden": []}', '{"hidden": [0]}', '{"hidden": 64}'])
@@ -93,7 +93,7 @@ def test_an_mlp_wants_widths(settings: str) -> None:
         TypeAdapter(MODELS["mlp"]).validate_json(settings)
 
 
-def test_every_kind_builds_a_module(bundle: Path) -> None:
+def test_every_kind_builds_a_module() -> None:
     settings = {
         "linear": "{}",
         "mlp": '{"hidden": [4]}',
@@ -101,13 +101,13 @@ def test_every_kind_builds_a_module(bundle: Path) -> None:
     }
     for kind in MODELS:
         model: Model = TypeAdapter(MODELS[kind]).validate_json(settings[kind])
-        assert build(model, bundle=bundle)(torch.zeros(5, 3)).shape == (5, 1)
+        assert build(model, files=FILES)(torch.zeros(5, 3)).shape == (5, 1)
 
 
 @pytest.mark.parametrize("name", ["Net", "build"])
-def test_code_may_be_a_class_or_a_function(bundle: Path, name: str) -> None:
+def test_code_may_be_a_class_or_a_function(name: str) -> None:
     model = Code(file="model.py", build=name, args={"width": 2})
-    source = model.source(inputs=(3,), outputs=1, bundle=bundle)
+    source = model.source(inputs=(3,), outputs=1, files=FILES)
     first, second = source(), source()
     assert first is not second
     assert isinstance(first, nn.Module)
@@ -124,55 +124,136 @@ def test_code_may_be_a_class_or_a_function(bundle: Path, name: str) -> None:
         (Code(file="model.py", build="broken"), "RuntimeError: no such luck"),
     ],
 )
-def test_code_that_does_not_build_is_refused(bundle: Path, code: Code, message: str) -> None:
+def test_code_that_does_not_build_is_refused(code: Code, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        build(code, bundle=bundle)
+        build(code, files=FILES)
 
 
-@pytest.mark.parametrize("text", ["import nothing_of_this_name", "def", "1 / 0"])
-def test_code_that_does_not_run_is_refused(bundle: Path, text: str) -> None:
-    (bundle / "model.py").write_text(text)
+def refused(text: str, name: str = "Net") -> str:
+    with pytest.raises(ModelError) as refusal:
+        build(Code(file="sub/model.py", build=name), files={"sub/model.py": text.encode()})
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["import nothing_of_this_name", "def", "1 / 0", "\0", "# \udcff"])
+def test_code_that_does_not_run_is_refused(text: str) -> None:
+    content = text.encode(errors="surrogateescape")
     with pytest.raises(ModelError, match=r"model\.py: got \w+Error"):
-        build(Code(file="model.py", build="Net"), bundle=bundle)
+        build(Code(file="model.py", build="Net"), files={"model.py": content})
+    assert not [name for name in sys.modules if name.endswith(sha(content))]
 
 
-def test_equal_code_in_two_bundles_does_not_meet(bundle: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "model.py").write_text(NET.replace("[:, :1]", "[:, :2]"))
-    code = Code(file="model.py", build="Net", args={"width": 2})
-    first, second = build(code, bundle=bundle), build(code, bundle=other)
-    assert first(torch.zeros(1, 3)).shape == (1, 1)
-    assert second(torch.zeros(1, 3)).shape == (1, 2)
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @pytest.mark.parametrize(
-    "file", ["../outside.py", "sub/../../outside.py", "/etc/passwd", "C:/model.py", "a\\b.py", "."]
+    ("text", "words"),
+    [
+        ("import helper", "move its code here, or install the package 'helper'."),
+        ("from helper.nets import Net", "install the package 'helper'."),
+        ("def Net():\n    import helper", "move its code here, or install the package 'helper'."),
+        ("from . import helper", "move its code here."),
+        ("from .helper import Net", "move its code here."),
+    ],
 )
-def test_a_path_that_leaves_the_bundle_is_refused(bundle: Path, file: str) -> None:
-    with pytest.raises(StudyError, match=r"task\.model\.file"):
-        build(Code(file=file, build="Net"), bundle=bundle)
+def test_an_import_of_a_file_beside_it_says_that_there_is_one_file(text: str, words: str) -> None:
+    message = refused(text)
+    assert "No file beside sub/model.py is imported" in message
+    assert message.endswith(words)
 
 
-def test_a_link_out_of_the_bundle_is_refused(bundle: Path) -> None:
-    (bundle / "link.py").symlink_to(bundle.parent / "outside.py")
-    with pytest.raises(StudyError, match="a link out of the study's folder"):
-        bundle_file("link.py", bundle=bundle)
-    (bundle / "inner.py").symlink_to(bundle / "model.py")
-    assert bundle_file("inner.py", bundle=bundle).name == "model.py"
+@pytest.mark.parametrize(
+    "text", ["from torch import nope", "import torch.nope", "raise ImportError('needs a GPU')"]
+)
+def test_an_import_that_fails_for_another_reason_does_not_speak_of_files(text: str) -> None:
+    assert refused(text).endswith("expected a file that runs")
 
 
-def test_a_file_that_is_not_python_is_refused(bundle: Path) -> None:
-    (bundle / "model.txt").write_text(NET)
-    with pytest.raises(StudyError, match=r"model\.txt.*ends in \.py"):
-        build(Code(file="model.txt", build="Net"), bundle=bundle)
+def test_two_files_of_one_name_do_not_meet() -> None:
+    code = Code(file="model.py", build="Net", args={"width": 2})
+    other = {"model.py": NET.replace("[:, :1]", "[:, :2]").encode()}
+    first, second = build(code, files=FILES), build(code, files=other)
+    assert first(torch.zeros(1, 3)).shape == (1, 1)
+    assert second(torch.zeros(1, 3)).shape == (1, 2)
+    assert type(first).__module__ == f"cohortium_bundle_{sha(FILES['model.py'])}"
+    assert type(second).__module__ == f"cohortium_bundle_{sha(other['model.py'])}"
 
 
-def test_a_missing_file_and_a_missing_bundle_are_refused(bundle: Path) -> None:
-    with pytest.raises(StudyError, match="no such file"):
-        bundle_file("net.py", bundle=bundle)
-    with pytest.raises(StudyError, match="without a folder"):
-        bundle_file("model.py", bundle=None)
+def test_each_source_runs_the_code_in_a_fresh_module() -> None:
+    code = Code(file="model.py", build="Net", args={"width": 2})
+    first, second = build(code, files=FILES), build(code, files=FILES)
+    assert type(first) is not type(second)
+    assert type(first).__module__ == type(second).__module__
+
+
+LATE = """
+import dataclasses
+from torch import nn
+
+@dataclasses.dataclass
+class Sizes:
+    width: "int"
+    inner: "Sizes | None" = None
+
+class Net(nn.Module):
+    sizes = Sizes(3)
+
+    def forward(self, x):
+        # \x0c a page ends here
+        return self.width
+"""
+
+
+def test_tracebacks_and_inspect_show_the_code_that_ran() -> None:
+    net = build(Code(file="model.py", build="Net"), files={"model.py": LATE.encode()})
+    assert inspect.getsource(type(net)) == LATE[LATE.index("class Net") :]
+    assert inspect.getsource(net.forward).endswith("        return self.width\n")
+    with pytest.raises(AttributeError) as failed:
+        net(torch.zeros(1))
+    (line,) = [
+        f for f in traceback.extract_tb(failed.value.__traceback__) if "bundle" in f.filename
+    ]
+    assert line.filename == f"<bundle {sha(LATE.encode())}>/model.py"
+    assert line.line == "return self.width"
+
+
+def test_dataclasses_of_the_code_find_their_module() -> None:
+    net: Any = build(Code(file="model.py", build="Net"), files={"model.py": LATE.encode()})
+    assert dataclasses.asdict(net.sizes) == {"width": 3, "inner": None}
+    assert get_type_hints(type(net.sizes))["width"] is int
+
+
+def test_the_code_does_not_inherit_how_this_package_is_compiled() -> None:
+    text = "from torch import nn\ndef Net(size: int = 1): return nn.Linear(3, size)\n"
+    build(Code(file="model.py", build="Net"), files={"model.py": text.encode()})
+    module = sys.modules[f"cohortium_bundle_{sha(text.encode())}"]
+    assert module.Net.__annotations__ == {"size": int}  # "int" with `from __future__ import …`
+
+
+def test_the_file_may_declare_its_encoding() -> None:
+    text = "# coding: latin-1\nfrom torch import nn\ndef Net(): return nn.Linear(3, len('é'))\n"
+    net = build(Code(file="model.py", build="Net"), files={"model.py": text.encode("latin-1")})
+    assert net(torch.zeros(1, 3)).shape == (1, 1)
+
+
+@pytest.mark.parametrize("files", [NO_FILES, {"other.py": NET.encode()}])
+def test_a_file_that_the_bundle_lacks_is_refused(files: Files) -> None:
+    with pytest.raises(
+        StudyError, match=r"net\.py: task\.model\.file: got .*Bundle\.of\(study"
+    ) as e:
+        build(Code(file="net.py", build="Net"), files=files)
+    assert "\n" not in str(e.value)
+
+
+def test_no_file_is_read_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.py").write_text("raise RuntimeError('from disk')")
+    monkeypatch.chdir(tmp_path)
+    for file in ("model.py", str(tmp_path / "model.py")):
+        with pytest.raises(StudyError):
+            build(Code(file=file, build="Net"))
+    build(Code(file="model.py", build="Net", args={"width": 1}), files=FILES)
 
 
 class Net(nn.Module):
@@ -238,13 +319,13 @@ def test_a_module_that_cannot_be_copied_is_refused() -> None:
 
 
 def test_without_pytorch_the_advice_says_how_to_install_it(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cohortium.learning.pytorch.find_spec", lambda name: None)
     code = Code(file="model.py", build="Net", args={"width": 2})
     for model in (Linear(), Mlp(hidden=(3,)), code):
         with pytest.raises(ModelError, match=r'pip install "cohortium\[torch\]"'):
-            build(model, bundle=bundle)
+            build(model, files=FILES)
     with pytest.raises(ModelError, match=r'pip install "cohortium\[torch\]"'):
         from_python(object())
 

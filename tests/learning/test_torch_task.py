@@ -231,7 +231,7 @@ def test_the_initial_model_is_that_of_a_plain_script() -> None:
 def test_an_instance_starts_from_its_own_weights() -> None:
     module = mlp()
     expected = Params.of({n: t.numpy().copy() for n, t in module.state_dict().items()})
-    source = from_python(module).source(inputs=(5,), outputs=2, bundle=None)
+    source = from_python(module).source(inputs=(5,), outputs=2)
     task = make_task(source)
     task.train([make_job(task.initial(0), make_part(9))])
     assert task.initial(7).digest == expected.digest

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cohortium as co
 from cohortium.errors import (
@@ -20,9 +22,10 @@ from cohortium.errors import (
     StudyError,
 )
 from cohortium.learning.model_file import save
+from cohortium.runtime.bench import TRIED, telling
 from cohortium.study.arms import ARMS
 from cohortium.testing.regression import LeastSquares
-from cohortium.types import Params
+from cohortium.types import Params, SiteId
 
 Tables = dict[str, Any]
 
@@ -157,6 +160,14 @@ class TestModels:
         with pytest.raises(InvalidInputError, match="model"):
             co.simulate(study(**self.bare), hospitals())
 
+    @pytest.mark.parametrize("model", [make_net, Net(3), Net, 3])
+    def test_a_study_that_names_a_model_takes_no_object(self, model: Any) -> None:
+        with pytest.raises(
+            ArgumentError, match=r"model: got a model object beside .*task\.model"
+        ) as e:
+            co.simulate(study(), hospitals(), model=model)
+        assert "\n" not in str(e.value)
+
     def test_a_task_of_one_s_own(self) -> None:
         task = LeastSquares(2)
         result = co.simulate(
@@ -205,6 +216,141 @@ def test_a_study_may_start_from_a_given_model(tmp_path: Path) -> None:
         co.simulate(bundle, hospitals()).model.digest
         != co.simulate(study(), hospitals()).model.digest
     )
+
+
+CODE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+        torch.nn.init.constant_(self.layer.weight, {weight})
+
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+
+def in_folder(folder: Path, *, weight: float, bias: float) -> co.Bundle:
+    """Write a study whose code and initial model lie beside it, and read it."""
+    (folder / "net.py").write_text(CODE.format(weight=weight))
+    start = {"layer.weight": np.ones((1, 2), np.float32), "layer.bias": np.array([bias], "f4")}
+    save(Params.of(start), folder / "start.safetensors", metadata={})
+    (folder / "study.toml").write_text(
+        """
+        study = {name = "beside", purpose = "run what was approved"}
+        data = {normalize = "none"}
+        plan = {rounds = 2, local = {epochs = 1}}
+        [task]
+        kind = "binary-classification"
+        model = {kind = "code", file = "net.py", build = "Net"}
+        optimizer = {kind = "sgd", lr = 0.5}
+        """
+    )
+    return co.read(folder / "study.toml")
+
+
+class TestTheApprovedDigestIsWhatRuns:
+    """What runs are the bytes under the digest, whatever lies on disk by then."""
+
+    start: ClassVar[Tables] = {"task.initial_model": "start.safetensors"}
+
+    def bundle(self, folder: Path, *, weight: float = 1.0, bias: float = 1.0) -> co.Bundle:
+        study = in_folder(folder, weight=weight, bias=bias).study
+        return co.Bundle.of(study.override(self.start), folder=folder)
+
+    @pytest.mark.parametrize("settings", [{}, start])
+    def test_files_that_change_after_reading_change_nothing(
+        self, tmp_path: Path, settings: Tables
+    ) -> None:
+        study = in_folder(tmp_path, weight=1.0, bias=1.0).study.override(settings)
+        bundle = co.Bundle.of(study, folder=tmp_path)
+        results = [co.simulate(bundle, hospitals())]
+        (tmp_path / "net.py").write_text("raise RuntimeError('not approved')")
+        (tmp_path / "start.safetensors").write_bytes(b"not approved")
+        results.append(co.simulate(bundle, hospitals()))
+        for file in tmp_path.iterdir():
+            file.unlink()
+        results.append(co.simulate(bundle, hospitals()))
+        assert {result.digest for result in results} == {bundle.digest}
+        assert len({result.model.digest for result in results}) == 1
+
+    def test_the_digest_covers_what_ran(self, tmp_path: Path) -> None:
+        code, other = (in_folder(tmp_path, weight=weight, bias=1.0) for weight in (1.0, 2.0))
+        start, moved = (self.bundle(tmp_path, bias=bias) for bias in (1.0, 2.0))
+        results = [co.simulate(b, hospitals()) for b in (code, other, start, moved)]
+        assert len({result.model.digest for result in results}) == 4
+        assert len({result.digest for result in results}) == 4
+
+    def test_every_arm_runs_it(self, tmp_path: Path) -> None:
+        bundle = self.bundle(tmp_path)
+        whole = co.compare(bundle, hospitals(), arms=tuple(ARMS))
+        (tmp_path / "net.py").unlink()
+        (tmp_path / "start.safetensors").unlink()
+        again = co.compare(bundle, hospitals(), arms=tuple(ARMS))
+        assert again.arms.keys() == whole.arms.keys()
+        assert all(again.arms[arm].metrics == whole.arms[arm].metrics for arm in ARMS)
+
+    def test_an_initial_model_of_another_shape_is_refused_by_name(self, tmp_path: Path) -> None:
+        other = Params.of({"weight": np.ones((1, 2), np.float32)})
+        bundle = self.bundle(tmp_path)
+        save(other, tmp_path / "start.safetensors", metadata={})
+        wrong = co.Bundle.of(bundle.study, folder=tmp_path)
+        with pytest.raises(ModelError, match=r"^start\.safetensors: layer\."):
+            co.simulate(wrong, hospitals())
+
+
+class TestTrying:
+    """The model is tried on sites' whole and last batches before anything runs."""
+
+    bare: ClassVar[Tables] = {"task.model": None}
+
+    def sites(self, *rows: int) -> dict[str, Any]:
+        """Return sites of that many rows; of 20, 16 train, which is two batches; of 22, 17."""
+        rng = np.random.default_rng(0)
+        return {
+            f"s{i}": (rng.normal(size=(n, 2)).astype(np.float32), np.arange(n) % 2)
+            for i, n in enumerate(rows)
+        }
+
+    def test_a_last_batch_of_one_row_at_any_site_is_told(self) -> None:
+        norm = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+        co.simulate(study(**self.bare), self.sites(*[20] * 30, 23), model=norm)
+        with pytest.raises(ModelError, match=r"<model> at s30: .*GroupNorm"):
+            co.simulate(study(**self.bare), self.sites(*[20] * 30, 22), model=norm)
+
+    def test_a_loss_that_is_not_a_number_at_one_site_is_told(self) -> None:
+        steep, sites = torch.nn.Linear(2, 1), self.sites(20, 20, 20)
+        torch.nn.init.constant_(steep.weight, 100.0)
+        co.simulate(study(**self.bare), sites, model=steep)
+        sites["s2"] = (sites["s2"][0] * np.float32(1e37), sites["s2"][1])
+        with pytest.raises(ModelError, match=r"<model> at s2: .*loss of (nan|inf)"):
+            co.simulate(study(**self.bare), sites, model=steep)
+
+    def test_sites_that_never_train_are_not_tried(self) -> None:
+        norm = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+        settings = {**self.bare, "plan.evaluation_only": ["s1"]}
+        co.simulate(study(**settings), self.sites(20, 22), model=norm)
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    batch_size=st.integers(1, 12),
+)
+def test_the_sites_that_are_tried_have_every_length_of_last_batch(
+    counts: list[int], batch_size: int
+) -> None:
+    rows = {SiteId(f"s{i}"): n for i, n in enumerate(counts)}
+    tried = telling(rows, batch_size)
+    assert {rows[s] % batch_size for s in tried} == {n % batch_size for n in counts}
+    assert tried == [site for site in rows if site in set(tried)]
+    assert len(tried) == min(TRIED, len(rows))
+
+
+def test_of_very_many_lengths_the_shortest_last_batches_are_tried() -> None:
+    rows = {SiteId(f"s{n}"): n for n in range(200, 100, -1)}
+    assert {rows[site] - 100 for site in telling(rows, 100)} == set(range(1, TRIED + 1))
 
 
 def test_every_arm_runs_and_is_measured_on_the_same_records() -> None:

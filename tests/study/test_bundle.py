@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cohortium.errors import StudyError
-from cohortium.study.bundle import FILE_LIMIT, Bundle
+from cohortium.study.bundle import FILE_LIMIT, Bundle, named_files
 from cohortium.study.read import read
 from cohortium.study.study import Study
 
@@ -140,7 +141,7 @@ def leaves(node: object, above: str = "") -> Iterator[str]:
 
 
 def digest(study: Study) -> str:
-    return Bundle(study).digest
+    return Bundle(study, {path: b"" for _, path in named_files(study)}).digest
 
 
 def test_no_setting_of_a_study_is_forgotten() -> None:
@@ -326,6 +327,65 @@ def test_a_path_that_leaves_the_bundle_is_refused(
     assert str(tmp_path) not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../outside.py", "a relative path inside"),
+        ("sub/../../outside.py", "a relative path inside"),
+        ("/etc/passwd", "a relative path inside"),
+        ("C:/model.py", "a relative path inside"),
+        ("a\\b.py", "a relative path inside"),
+        (".", "shortest form"),
+        ("link.py", "leads outside the study's folder"),
+        ("absent.py", "which is not there"),
+        ("sub", "ends in .py"),
+        ("model.txt", "ends in .py"),
+        ("model.pyc", "ends in .py"),
+        ("model.so", "ends in .py"),
+        ("folder.py", "not a plain file"),
+    ],
+)
+def test_code_is_a_python_file_inside_the_folder(tmp_path: Path, path: str, words: str) -> None:
+    folder = tmp_path / "study"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "folder.py").mkdir()
+    (tmp_path / "outside.py").write_bytes(b"secret")
+    (folder / "link.py").symlink_to(tmp_path / "outside.py")
+    for name in ("model.txt", "model.pyc", "model.so"):
+        (folder / name).write_bytes(b"")
+    study = Study.from_dict(RICH).override({"task.model.file": path})
+    with pytest.raises(StudyError) as caught:
+        Bundle.of(study, folder=folder)
+    (problem,) = caught.value.problems
+    assert problem.key == "task.model.file"
+    assert words in str(problem)
+
+
+def test_a_link_inside_the_folder_may_name_code(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_bytes(b"code")
+    (tmp_path / "net.py").symlink_to(tmp_path / "model.py")
+    assert Bundle.of(Study.from_dict(RICH), folder=tmp_path).files == {"net.py": b"code"}
+
+
+def test_a_bundle_holds_every_file_that_its_study_names(folder: Path) -> None:
+    study = Study.from_dict(RICH)
+    with pytest.raises(StudyError, match=r"task\.model\.file: got 'net\.py'; expected a file of"):
+        Bundle(study)
+    bundle = Bundle.of(study, folder=folder)
+    other = study.override({"task.initial_model": "start.safetensors"})
+    with pytest.raises(StudyError, match=r"task\.initial_model: got 'start\.safetensors'"):
+        dataclasses.replace(bundle, study=other)
+
+
+def test_what_becomes_of_the_files_on_disk_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_bytes(b"before")
+    bundle = Bundle.of(Study.from_dict(RICH), folder=tmp_path)
+    digest = bundle.digest
+    (tmp_path / "net.py").write_bytes(b"after")
+    other = bundle.override({"study.seed": 3})
+    assert (other.files, other.digest) == ({"net.py": b"before"}, digest)
+
+
 def test_all_files_that_are_wrong_are_reported(tmp_path: Path) -> None:
     study = Study.from_dict(RICH).override({"task.initial_model": "../start"})
     with pytest.raises(StudyError) as caught:
@@ -345,7 +405,7 @@ def test_a_study_without_a_folder_can_name_no_file() -> None:
 def test_an_overridden_bundle_keeps_its_files(folder: Path) -> None:
     bundle = Bundle.of(Study.from_dict(RICH), folder=folder)
     other = bundle.override({"study.seed": 9})
-    assert (other.files, other.folder) == (bundle.files, folder)
+    assert other.files == bundle.files
     assert other.study.study.seed == 9
     assert other.digest == Bundle.of(other.study, folder=folder).digest != bundle.digest
 

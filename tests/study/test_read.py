@@ -42,7 +42,6 @@ def test_a_study_is_read(file: Path) -> None:
     bundle = read(str(file))
     assert bundle.study.canonical()["task"]["optimizer"]["lr"] == 1.0
     assert bundle.files == {}
-    assert bundle.folder == file.parent
 
 
 def test_a_byte_order_mark_is_accepted(file: Path) -> None:

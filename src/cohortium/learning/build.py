@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cohortium.errors import Problem, StudyError
 from cohortium.learning.algorithm import LocalAlgorithm
 from cohortium.learning.losses import LOSSES, Loss
 from cohortium.learning.metrics import METRICS, Metric
-from cohortium.learning.models import Ensemble, Model
+from cohortium.learning.models import NO_FILES, Ensemble, Files, Model
 from cohortium.learning.optimizers import Optimizer
 from cohortium.learning.pytorch import require_torch
 from cohortium.learning.task import TaskKind
@@ -30,7 +29,7 @@ def build_task(
     metrics: Sequence[Metric],
     batch_size: int,
     classes: int | None = None,
-    bundle: Path | None = None,
+    files: Files = NO_FILES,
     members: int | None = None,
     where: str = "<python>",
 ) -> TorchTask:
@@ -46,12 +45,12 @@ def build_task(
         metrics: parts of `METRICS`, each kind once; the loss is always measured.
         batch_size: rows per batch.
         classes: number of classes, for multiclass classification only.
-        bundle: folder of the study's files.
+        files: those of the study's bundle, path to content.
         members: how many copies of the model an ensemble averages; None for no ensemble.
         where: the study's file, for messages.
 
     Raises:
-        StudyError: the parts do not fit each other, or a code file is missing.
+        StudyError: the parts do not fit each other, or the bundle lacks a code file.
         ModelError: the model cannot be built, or PyTorch is not installed.
     """
     outputs = model_outputs(kind, classes, where=where)
@@ -59,7 +58,7 @@ def build_task(
     _check_fit(kind, loss=loss, metrics=named, where=where)
     if members is not None:
         model = Ensemble(model, members, loss)
-    source = model.source(inputs=inputs, outputs=outputs, bundle=bundle)
+    source = model.source(inputs=inputs, outputs=outputs, files=files)
     require_torch()
     from cohortium.learning.torch_task import TorchTask
 

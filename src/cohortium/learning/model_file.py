@@ -11,13 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save as to_bytes
 
 from cohortium.errors import ModelError, Problem
-from cohortium.types import Array, Layout, Params
+from cohortium.types import Layout, Params
 
 KEY = "cohortium"
+
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64",
+}  # fmt: skip
+"""The format's name of a dtype to numpy's; numpy has none for the others."""
 
 
 def save(params: Params, path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -51,20 +58,39 @@ def load(path: Path, layout: Layout) -> Params:
         ModelError: there is no such file, it is not one of safetensors, or its arrays are not those
             of the layout, or not finite.
     """
-    buffers = {dtype: np.empty(size, dtype) for dtype, size in layout.sizes.items()}
     try:
-        with safe_open(path, framework="numpy") as file:
-            _check_names(path, set(file.keys()), layout)
-            for name, (dtype, where, shape) in layout.slices.items():
-                _check_shape(path, name, tuple(file.get_slice(name).get_shape()), shape)
-                array = file.get_tensor(name)
-                _check_dtype(path, name, array, dtype)
-                buffers[dtype][where] = array.reshape(-1)
-    except (OSError, SafetensorError) as error:
-        raise _refusal(path, "", f"{error}".splitlines()[0], "a safetensors file") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise _not_safetensors(path.name, error) from error
+    return from_bytes(content, layout, where=path.name)
+
+
+def from_bytes(content: bytes, layout: Layout, *, where: str) -> Params:
+    """Return the parameters in the bytes of a file.
+
+    Args:
+        content: of a safetensors file.
+        layout: what the model declares; the file must hold exactly these arrays.
+        where: the file's name, for messages.
+
+    Raises:
+        ModelError: the bytes are not those of safetensors, or the arrays are not those of the
+            layout, or not finite.
+    """
+    try:
+        arrays = dict(deserialize(content))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise _not_safetensors(where, error) from error
+    _check_names(where, set(arrays), layout)
+    buffers = {dtype: np.empty(size, dtype) for dtype, size in layout.sizes.items()}
+    for name, (dtype, place, shape) in layout.slices.items():
+        array = arrays.pop(name)
+        _check_shape(where, name, tuple(array["shape"]), shape)
+        _check_dtype(where, name, _DTYPES.get(array["dtype"], array["dtype"]), dtype)
+        buffers[dtype][place] = np.frombuffer(array["data"], np.dtype(dtype).newbyteorder("<"))
     params = Params(layout, buffers)
     if not params.is_finite():
-        raise _refusal(path, "", "values that are not finite", "finite parameters")
+        raise _refusal(where, "", "values that are not finite", "finite parameters")
     return params
 
 
@@ -78,30 +104,34 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = json.loads((file.metadata() or {}).get(KEY, "{}"))
     except (OSError, SafetensorError) as error:
-        raise _refusal(path, "", f"{error}".splitlines()[0], "a safetensors file") from error
+        raise _not_safetensors(path.name, error) from error
     return metadata
 
 
-def _check_names(path: Path, names: set[str], layout: Layout) -> None:
+def _check_names(where: str, names: set[str], layout: Layout) -> None:
     missing, extra = sorted(layout.slices.keys() - names), sorted(names - layout.slices.keys())
     if missing:
-        raise _refusal(path, missing[0], "no such array", f"the arrays {', '.join(layout.slices)}")
+        raise _refusal(where, missing[0], "no such array", f"the arrays {', '.join(layout.slices)}")
     if extra:
         raise _refusal(
-            path, extra[0], "an array that the model lacks", f"{', '.join(layout.slices)}"
+            where, extra[0], "an array that the model lacks", f"{', '.join(layout.slices)}"
         )
 
 
-def _check_shape(path: Path, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def _check_shape(where: str, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if got != expected:
-        raise _refusal(path, name, f"shape {got}", f"shape {expected}")
+        raise _refusal(where, name, f"shape {got}", f"shape {expected}")
 
 
-def _check_dtype(path: Path, name: str, array: Array, expected: str) -> None:
-    if array.dtype.name != expected:
-        raise _refusal(path, name, f"dtype {array.dtype.name}", f"dtype {expected}")
+def _check_dtype(where: str, name: str, got: str, expected: str) -> None:
+    if got != expected:
+        raise _refusal(where, name, f"dtype {got}", f"dtype {expected}")
 
 
-def _refusal(path: Path, key: str, got: str, expected: str) -> ModelError:
+def _not_safetensors(where: str, error: OSError | SafetensorError) -> ModelError:
+    return _refusal(where, "", f"{error}".splitlines()[0], "a safetensors file")
+
+
+def _refusal(where: str, key: str, got: str, expected: str) -> ModelError:
     advice = "Start from a model that was trained with this study's task.model and features."
-    return ModelError(Problem(path.name, key, got, expected, advice))
+    return ModelError(Problem(where, key, got, expected, advice))

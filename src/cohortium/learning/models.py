@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import linecache
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import ModuleType
+from importlib.machinery import ModuleSpec
+from importlib.util import decode_source, module_from_spec
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
@@ -34,21 +35,28 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 ModuleSource = Callable[[], "Module"]
+Files = Mapping[str, bytes]
+"""The files of a study's bundle: path as the study names it, to content."""
+
+NO_FILES: Files = MappingProxyType({})
+PYTHON = "<python>"
 
 
 class Model(Protocol):
     """Settings of a model."""
 
-    def source(self, *, inputs: tuple[int, ...], outputs: int, bundle: Path | None) -> ModuleSource:
+    def source(
+        self, *, inputs: tuple[int, ...], outputs: int, files: Files = NO_FILES
+    ) -> ModuleSource:
         """Return what builds a fresh module.
 
         Args:
             inputs: shape of one row, without the batch.
             outputs: values per row: 1, or the number of classes.
-            bundle: folder of the study's files, None where there are none.
+            files: those of the study's bundle: what its digest covers, and nothing else, is read.
 
         Raises:
-            StudyError: a file that the settings name is missing or not inside the bundle.
+            StudyError: the bundle holds no file that the settings name.
             ModelError: the model cannot be built, or PyTorch is not installed.
         """
 
@@ -62,7 +70,7 @@ class Linear:
         *,
         inputs: tuple[int, ...],
         outputs: int,
-        bundle: Path | None,  # noqa: ARG002
+        files: Files = NO_FILES,  # noqa: ARG002
     ) -> ModuleSource:
         features = _features(inputs, "linear")
         require_torch()
@@ -85,7 +93,7 @@ class Mlp:
         *,
         inputs: tuple[int, ...],
         outputs: int,
-        bundle: Path | None,  # noqa: ARG002
+        files: Files = NO_FILES,  # noqa: ARG002
     ) -> ModuleSource:
         features = _features(inputs, "mlp")
         require_torch()
@@ -117,11 +125,14 @@ class Code:
         *,
         inputs: tuple[int, ...],  # noqa: ARG002
         outputs: int,  # noqa: ARG002
-        bundle: Path | None,
+        files: Files = NO_FILES,
     ) -> ModuleSource:
-        path = bundle_file(self.file, bundle=bundle)
+        if self.file not in files:
+            advice = "Read the study from its file, or with Bundle.of(study, folder=...)."
+            got, expected = "a file that the study's bundle lacks", "a file of the bundle"
+            raise StudyError(Problem(self.file, "task.model.file", got, expected, advice))
         require_torch()
-        found = getattr(_execute(path, self.file), self.build, None)
+        found = getattr(_execute(files[self.file], self.file), self.build, None)
         if not callable(found):
             raise ModelError(
                 Problem(
@@ -146,7 +157,7 @@ class PythonModel:
         *,
         inputs: tuple[int, ...],  # noqa: ARG002
         outputs: int,  # noqa: ARG002
-        bundle: Path | None,  # noqa: ARG002
+        files: Files = NO_FILES,  # noqa: ARG002
     ) -> ModuleSource:
         return self.build
 
@@ -162,8 +173,10 @@ class Ensemble:
     members: int
     loss: Loss
 
-    def source(self, *, inputs: tuple[int, ...], outputs: int, bundle: Path | None) -> ModuleSource:
-        build = self.base.source(inputs=inputs, outputs=outputs, bundle=bundle)
+    def source(
+        self, *, inputs: tuple[int, ...], outputs: int, files: Files = NO_FILES
+    ) -> ModuleSource:
+        build = self.base.source(inputs=inputs, outputs=outputs, files=files)
         average = self.loss.build().average
         from cohortium.learning import modules
 
@@ -184,15 +197,14 @@ def from_python(model: object, args: Mapping[str, Any] | None = None) -> PythonM
     require_torch()
     from torch.nn import Module
 
-    where = "<python>"
     if isinstance(model, Module):
         kept = _copied(model)
         return PythonModel(lambda: _copied(kept))
     if not callable(model) or (isinstance(model, type) and not issubclass(model, Module)):
         got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         expected = "a torch.nn.Module, a class of modules, or a function that builds one"
-        raise ModelError(Problem(where, "model", got, expected))
-    return PythonModel(_called(model, dict(args or {}), where=where))
+        raise ModelError(Problem(PYTHON, "model", got, expected))
+    return PythonModel(_called(model, dict(args or {}), where=PYTHON))
 
 
 def join_members(members: Sequence[Params]) -> Params:
@@ -212,39 +224,12 @@ def join_members(members: Sequence[Params]) -> Params:
     return Params(Layout(specs), buffers)
 
 
-def bundle_file(file: str, *, bundle: Path | None) -> Path:
-    """Return the path of a file in the study's folder.
-
-    Raises:
-        StudyError: the path is absolute, climbs with "..", leads out of the folder through a link,
-            or names no file.
-    """
-    if bundle is None:
-        raise _file_error(file, "a file name, but a study without a folder", "a study file on disk")
-    pure = PurePosixPath(file)
-    if pure.is_absolute() or PureWindowsPath(file).drive or "\\" in file or ".." in pure.parts:
-        raise _file_error(
-            file, "a path that leaves the study's folder", "a relative path inside it"
-        )
-    path = (bundle / pure).resolve()
-    if not path.is_relative_to(bundle.resolve()):
-        raise _file_error(file, "a link out of the study's folder", "a file that lies inside it")
-    if not path.is_file():
-        raise _file_error(file, "no such file", "a file in the study's folder")
-    return path
-
-
-def _file_error(file: str, got: str, expected: str) -> StudyError:
-    advice = "Put the file beside the study and name it relative to the study file."
-    return StudyError(Problem(file, "task.model.file", got, expected, advice))
-
-
 def _features(inputs: tuple[int, ...], kind: str) -> int:
     if len(inputs) == 1:
         return inputs[0]
     raise ModelError(
         Problem(
-            "<python>",
+            PYTHON,
             "task.model.kind",
             f"{kind!r} for rows of shape {inputs}",
             "rows that are vectors of features",
@@ -253,20 +238,36 @@ def _features(inputs: tuple[int, ...], kind: str) -> int:
     )
 
 
-def _execute(path: Path, file: str) -> ModuleType:
-    """Run a file of the bundle as a module of its own. Its name carries its content."""
-    name = f"cohortium_bundle_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise _file_error(file, "a file that is not Python", "a file that ends in .py")
-    module = module_from_spec(spec)
+def _execute(content: bytes, file: str) -> ModuleType:
+    """Run the bytes of a bundle's file as a fresh module. Its name carries their hash."""
+    sha = hashlib.sha256(content).hexdigest()[:16]
+    name, shown = f"cohortium_bundle_{sha}", f"<bundle {sha}>/{file}"
+    module = module_from_spec(ModuleSpec(name, None, origin=shown))
+    module.__file__ = shown
     sys.modules[name] = module  # dataclasses in the file look their module up
     try:
-        spec.loader.exec_module(module)
+        code = compile(content, shown, "exec", dont_inherit=True)
+        text = decode_source(content)
+        lines = [f"{line}\n" for line in text.split("\n")]  # for tracebacks, inspect.getsource
+        linecache.cache[shown] = (len(text), None, lines, shown)
+        exec(code, vars(module))  # noqa: S102 - sites approve these very bytes
     except Exception as error:
-        del sys.modules[name]
-        raise ModelError(Problem(file, "", _told(error), "a file that runs")) from error
+        sys.modules.pop(name, None)
+        expected, advice = "a file that runs", _one_file(error, file)
+        raise ModelError(Problem(file, "", _told(error), expected, advice)) from error
     return module
+
+
+def _one_file(error: Exception, file: str) -> str:
+    """Return what to do where a file of the bundle wants to import another one beside it."""
+    if file == PYTHON or not isinstance(error, ImportError):
+        return ""
+    advice = f"No file beside {file} is imported, for sites approve this one: move its code here"
+    if "relative import" in error.msg:
+        return f"{advice}."
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        return f"{advice}, or install the package {error.name!r}."
+    return ""
 
 
 def _called(build: Callable[..., object], args: dict[str, Any], *, where: str) -> ModuleSource:
@@ -280,7 +281,8 @@ def _called(build: Callable[..., object], args: dict[str, Any], *, where: str) -
         try:
             module = build(**copy.deepcopy(args))
         except Exception as error:
-            raise ModelError(Problem(where, name, _told(error), "a call that works")) from error
+            expected, advice = "a call that works", _one_file(error, where)
+            raise ModelError(Problem(where, name, _told(error), expected, advice)) from error
         if not isinstance(module, Module):
             got = f"a {type(module).__name__} from the call"
             raise ModelError(Problem(where, name, got, "a torch.nn.Module"))
@@ -310,7 +312,7 @@ def _copied(module: Module) -> Module:
         return copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:
         advice = "Hand over a function that builds the module."
-        problem = Problem("<python>", "model", _told(error), "a module that can be copied", advice)
+        problem = Problem(PYTHON, "model", _told(error), "a module that can be copied", advice)
         raise ModelError(problem) from error
 
 

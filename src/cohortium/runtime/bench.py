@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortium.data.arrays import from_arrays
 from cohortium.data.prepare import Prepared, join, prepare, share_scale
 from cohortium.data.sources import open_dataset
-from cohortium.errors import ArgumentError, DataError, Problem
+from cohortium.errors import ArgumentError, DataError, ModelError, Problem
 from cohortium.learning.build import build_task
 from cohortium.learning.optimizers import Sgd
 from cohortium.learning.task import LocalTask
@@ -24,11 +25,15 @@ from cohortium.study.arms import POOLED
 from cohortium.study.bundle import Bundle
 from cohortium.study.compile import compile_plan, roster
 from cohortium.study.read import read
-from cohortium.study.study import Study
+from cohortium.study.study import PYTHON, Study
 from cohortium.types import SiteId
 
 if TYPE_CHECKING:
     from cohortium.learning.models import Model
+    from cohortium.learning.torch_task import TorchTask
+
+TRIED = 20
+"""How many sites' batches a model is tried on before the first step runs."""
 
 StudyLike = Study | Bundle | str | Path | Mapping[str, Any]
 """A study, its bundle, its tables, or the path of a study file."""
@@ -78,6 +83,7 @@ class Bench:
             bundle = replace(bundle, study=changed)
         built = None
         if model is not None:
+            _check_one_model(bundle.study)
             from cohortium.learning.models import from_python  # needs torch
 
             built = from_python(model, model_args)
@@ -126,7 +132,7 @@ class Bench:
         model = self.model or study.task.model
         if model is None:
             got, expected = "no model", "task.model in the study, or a model object"
-            raise ArgumentError(Problem("<python>", "model", got, expected))
+            raise ArgumentError(Problem(PYTHON, "model", got, expected))
         task = build_task(
             kind=study.task.kind,
             classes=study.task.classes,
@@ -138,10 +144,23 @@ class Bench:
             metrics=study.task.metrics,
             members=members,
             batch_size=study.task.batch_size,
-            bundle=self.bundle.folder,
+            files=self.bundle.files,
         )
-        task.check(task.initial(study.study.seed), first.data.train)
+        self._try(task, study)
         return task
+
+    def _try(self, task: TorchTask, study: Study) -> None:
+        """Raise if the model fails on a whole or a last batch of the sites that it trains on."""
+        params = task.initial(study.study.seed)
+        sites = self.trains or tuple(self.sites)
+        rows = {site: len(self.sites[site].raw.train) for site in sites}
+        trained = telling(rows, study.task.batch_size) if study.plan.rounds else []
+        for site in trained or sites[:1]:
+            try:
+                task.check(params, self.sites[site].data.train)
+            except ModelError as error:
+                problems = [replace(p, where=f"{p.where} at {site}") for p in error.problems]
+                raise ModelError(*problems) from error
 
     @property
     def data(self) -> dict[SiteId, SiteData]:
@@ -173,7 +192,7 @@ def _bundle(study: StudyLike) -> Bundle:
         case _:
             got = f"a {type(study).__name__}"
             expected = "a Study, its tables, or the path of a study file"
-            raise ArgumentError(Problem("<python>", "study", got, expected))
+            raise ArgumentError(Problem(PYTHON, "study", got, expected))
 
 
 def _records(study: Study, sites: Sites | None, data: str | Path | None) -> dict[str, Prepared]:
@@ -192,6 +211,32 @@ def _records(study: Study, sites: Sites | None, data: str | Path | None) -> dict
         )
         for site in chosen
     }
+
+
+def _check_one_model(study: Study) -> None:
+    if study.task.model is not None:
+        got, expected = "a model object beside the study's task.model", "one of the two"
+        advice = "Remove task.model from the study, or do not pass a model"
+        raise ArgumentError(Problem(PYTHON, "model", got, expected, advice))
+
+
+def telling(rows: Mapping[SiteId, int], batch_size: int) -> list[SiteId]:
+    """Return at most `TRIED` sites on which a model may fail in unlike ways, in roster order.
+
+    They have last batches of as many lengths as there are, the shortest first.
+
+    Args:
+        rows: training rows by site.
+        batch_size: rows per batch.
+
+    >>> whole = {SiteId(f"hospital-{i}"): 64 for i in range(100)}
+    >>> telling({**whole, SiteId("odd"): 65}, 64)[-1]
+    'odd'
+    """
+    last = {site: (n - 1) % batch_size for site, n in rows.items()}
+    first = {length: site for site, length in reversed(last.items())}
+    chosen = set(nsmallest(TRIED, rows, key=lambda s: (first[last[s]] != s, last[s])))
+    return [site for site in rows if site in chosen]
 
 
 def _check_classes(sites: Sequence[Prepared]) -> None:

@@ -19,7 +19,7 @@ from cohortium.errors import (
 )
 from cohortium.governance.acceptance import judge
 from cohortium.governance.gate import Declaration
-from cohortium.learning.model_file import load
+from cohortium.learning.model_file import from_bytes
 from cohortium.learning.models import join_members
 from cohortium.learning.pytorch import fitting_threads
 from cohortium.learning.task import LocalTask, Work
@@ -219,8 +219,7 @@ class _Runner:
         file = study.task.initial_model
         if file is None:
             return task.initial(study.study.seed)
-        folder = self.bench.bundle.folder or Path()
-        return load(folder / file, task.layout)
+        return from_bytes(self.bench.bundle.files[file], task.layout, where=file)
 
     def _run(
         self,

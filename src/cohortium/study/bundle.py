@@ -27,13 +27,17 @@ class Bundle:
         files: path as the study names it, to content.
         model_fingerprint: what identifies a model object that Python handed over; None where the
             study itself names the model.
-        folder: where the files were read from; not part of what is signed.
+
+    Raises:
+        StudyError: the study names a file whose content is not given.
     """
 
     study: Study
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     model_fingerprint: str | None = None
-    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_held(self.study, self.files, where=PYTHON)
 
     @classmethod
     def of(
@@ -53,17 +57,18 @@ class Bundle:
             where: what messages call the study.
 
         Raises:
-            StudyError: a file is missing, too large, not a plain file, or outside the folder.
+            StudyError: a file is missing, too large, not a plain file, outside the folder, or code
+                that is not Python.
         """
         read, problems = {}, []
         for key, path in named_files(study):
             try:
-                read[path] = _read(path, folder)
+                read[path] = _read(path, folder, suffix=_SUFFIXES.get(key, ""))
             except _FileError as error:
                 problems.append(Problem(where, key, error.got, error.expected, error.advice))
         if problems:
             raise StudyError(*problems)
-        return cls(study, read, model_fingerprint, folder)
+        return cls(study, read, model_fingerprint)
 
     @cached_property
     def digest(self) -> str:
@@ -87,10 +92,7 @@ class Bundle:
             StudyError: a setting that is refused, or that names a file which is not in the bundle.
         """
         study = self.study.override(settings, where=where)
-        missing = [(key, path) for key, path in named_files(study) if path not in self.files]
-        if missing:
-            expected = "a file of the bundle"
-            raise StudyError(*(Problem(where, key, f"{p!r}", expected) for key, p in missing))
+        _check_held(study, self.files, where=where)
         files = {path: self.files[path] for _, path in named_files(study)}
         return replace(self, study=study, files=files)
 
@@ -104,13 +106,23 @@ def named_files(study: Study) -> Iterator[tuple[str, str]]:
         yield "task.initial_model", study.task.initial_model
 
 
+_SUFFIXES = {"task.model.file": ".py"}
+
+
+def _check_held(study: Study, files: Mapping[str, bytes], *, where: str) -> None:
+    missing = [(key, path) for key, path in named_files(study) if path not in files]
+    if missing:
+        expected = "a file of the bundle"
+        raise StudyError(*(Problem(where, key, f"{path!r}", expected) for key, path in missing))
+
+
 class _FileError(Exception):
     def __init__(self, got: str, expected: str, advice: str = "") -> None:
         super().__init__(got)
         self.got, self.expected, self.advice = got, expected, advice
 
 
-def _read(path: str, folder: Path | None) -> bytes:
+def _read(path: str, folder: Path | None, *, suffix: str) -> bytes:
     if folder is None:
         raise _FileError(
             f"the file {path!r}",
@@ -118,6 +130,8 @@ def _read(path: str, folder: Path | None) -> bytes:
             "Say where it lies: Bundle.of(study, folder=...), or read the study from a file",
         )
     place = _inside(path, folder)
+    if not path.endswith(suffix):
+        raise _FileError(f"{path!r}", f"a file that ends in {suffix}")
     status = place.stat()
     if not S_ISREG(status.st_mode):
         raise _FileError(f"{path!r}, which is not a plain file", "a file beside the study")
