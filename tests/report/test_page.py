@@ -277,7 +277,7 @@ def test_a_full_page_has_every_section(results: dict[str, Result]) -> None:
     for words in ("Not accepted", "one class only", "evaluates only", "2026-11-20", "made-up"):
         assert words in page.text
     assert "an array is not finite" in page.text
-    assert "the farthest is 1.2 %" in page.text
+    assert "mean model is 1.2 %" in page.text
 
 
 def test_empty_sections_are_left_out(results: dict[str, Result]) -> None:
