@@ -76,7 +76,7 @@ def _rule(name: str, params: Sequence[Params], sample: Floats, repeats: int) -> 
     if not np.allclose(result, expected, atol=1e-5):
         raise SystemExit(f"W8: the {name} is wrong")
     return {
-        "cpu_s": round(_seconds(lambda: _fold(rule, params), repeats), 4),
+        "cpu_s": round(_seconds(lambda: _fold(rule, params), repeats), 6),
         "memory_models": round(_peak(lambda: _fold(rule, params)) / params[0].nbytes, 2),
     }
 
