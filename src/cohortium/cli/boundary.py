@@ -9,9 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from cohortium.errors import CohortiumError, InvalidInputError, RunFailedError
+from cohortium.errors import CohortiumError, InvalidInputError, Problem, RunFailedError
 
+FAILED = 1
 INTERRUPTED = 130
+
+
+class InterruptedRunError(Exception):
+    """Ctrl-C in the middle of a run, with what there is to say about it."""
 
 
 def guarded(verb: Callable[[], None]) -> int:
@@ -19,22 +24,38 @@ def guarded(verb: Callable[[], None]) -> int:
     try:
         verb()
     except InvalidInputError as error:
-        for problem in error.problems:
-            _tell(f"invalid: {problem}")
+        _tell_problems(error.problems)
         return error.exit_code
     except RunFailedError as error:
-        _tell(f"failed: {error.cause}")
-        if error.advice:
-            _tell(f"next step: {error.advice}")
+        _tell_failure(error.cause, error.advice)
         return error.exit_code
     except CohortiumError as error:
-        _tell(f"failed: {error}")
+        _tell_failure(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; nobody is left to tell
-        return 1
+    except InterruptedRunError as stop:
+        tell(f"interrupted: {stop}")
+        return INTERRUPTED
+    except OSError as error:  # such as a disk that filled up while results were written
+        place = f"{error.filename}: " if error.filename else ""
+        advice = "Check that this place is there, may be used, and has room"
+        _tell_failure(f"{place}{error.strerror or type(error).__name__}", advice)
+        return FAILED
     return 0
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Say something on standard error."""
     print(line, file=sys.stderr)  # noqa: T201 - the command line speaks
+
+
+def _tell_problems(problems: tuple[Problem, ...]) -> None:
+    for problem in problems:
+        tell(f"invalid: {problem}")
+    if not all(problem.advice for problem in problems):
+        tell("next step: correct this and run it again; nothing was written")
+
+
+def _tell_failure(cause: str, advice: str = "") -> None:
+    tell(f"failed: {cause}")
+    if advice:
+        tell(f"next step: {advice}")

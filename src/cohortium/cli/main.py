@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cohortium import __version__
-from cohortium.cli.boundary import INTERRUPTED, guarded
+from cohortium.cli.boundary import INTERRUPTED, guarded, tell
 
 app = typer.Typer(
     name="cohortium",
@@ -78,7 +78,7 @@ def simulate(
     from cohortium.cli import verbs
 
     if dry_run:
-        verbs.dry_run(study, seed=seed, data=data, as_json=json)
+        verbs.dry_run(study, engine=engine, seed=seed, out=out, data=data, as_json=json)
     else:
         verbs.run(
             study,
@@ -106,7 +106,12 @@ def compare(
     resume: Resume = False,
     json: Json = False,
 ) -> None:
-    """Run a study beside other ways of training on the same hospitals."""
+    """Run a study beside other ways of training on the same hospitals.
+
+    pooled: all records in one place. federated: the study itself. single: each hospital alone;
+    ensemble: the mean of those models' scores. iil, ciil: one model visits the hospitals, once or
+    in every round. leave-one-out: the study without one hospital, for each of them.
+    """
     from cohortium.cli import verbs
 
     names = tuple(name.strip() for name in arms.split(",") if name.strip())
@@ -183,9 +188,16 @@ def _options(
 
 def main() -> None:
     """Run the command line; the console script."""
+    code: object
     try:
-        code = guarded(lambda: app(standalone_mode=True))
+        code = guarded(app)
     except KeyboardInterrupt:
-        typer.echo("interrupted; nothing half-written was left", err=True)
-        code = INTERRUPTED
+        code = _interrupted()
+    except SystemExit as end:  # how Typer ends, after Ctrl-C too
+        code = _interrupted() if end.code == INTERRUPTED else end.code
     sys.exit(code)
+
+
+def _interrupted() -> int:
+    tell("interrupted: nothing half-written is left")
+    return INTERRUPTED

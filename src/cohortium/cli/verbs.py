@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from cohortium.cli.boundary import InterruptedRunError, tell
 from cohortium.data.download import ORIGINS, get
 from cohortium.data.sources import SOURCES, data_folder
-from cohortium.errors import AcceptanceError, ArgumentError, Problem
+from cohortium.errors import AcceptanceError, ArgumentError, Problem, RunFailedError
 from cohortium.plan.plan import State
 from cohortium.report.drawing import draw as draw_plan
 from cohortium.report.progress import Progress
 from cohortium.report.table import arms_table
 from cohortium.report.writing import write
 from cohortium.runtime.bench import Bench
+from cohortium.runtime.checkpoints import are_kept, forget
 from cohortium.runtime.environment import environment
 from cohortium.runtime.preview import preview
 from cohortium.runtime.result import Result
-from cohortium.runtime.simulation import compare
+from cohortium.runtime.simulation import check_arguments, compare
 from cohortium.study import example
 from cohortium.study.bundle import Bundle
 from cohortium.study.read import read
 
-console = Console()
+WIDE = 160
+"""Columns of output that no person's terminal bounds, such as that into a pipe."""
 
 SHOWN = 40
 """Steps of a plan that are listed."""
@@ -39,6 +46,17 @@ FEW = 4
 """Names that are listed in a line."""
 
 DEMO_ARMS = ("pooled", "federated", "single", "ensemble", "iil", "ciil")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that takes text as it is: names may hold what looks like markup."""
+    console = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    return console
+
+
+console = _console()
 
 
 def demo(out: Path | None, *, seed: int | None, as_json: bool) -> None:
@@ -67,75 +85,78 @@ def run(
     bundle = read(study) if isinstance(study, Path) else study
     folder = out or Path("out") / bundle.study.study.name
     _check_folder(folder)
-    with Progress(console, quiet=as_json) as progress:
-        result = compare(
-            bundle,
-            arms=arms,
-            engine=engine,
-            seed=seed,
-            data=data,
-            out=folder,
-            resume=resume,
-            observer=progress,
-        )
-    write(result, folder)
-    shutil.rmtree(folder / "journal", ignore_errors=True)
+    if resume and not are_kept(folder):
+        tell(f"note: no checkpoint in {folder}; the run begins with round 1")
+    try:
+        with Progress(_console(stderr=True), quiet=as_json) as progress:
+            result = compare(
+                bundle,
+                arms=arms,
+                engine=engine,
+                seed=seed,
+                data=data,
+                out=folder,
+                resume=resume,
+                observer=progress,
+            )
+        write(result, folder)
+    except KeyboardInterrupt as stop:
+        raise InterruptedRunError(_way_on(folder, can_resume=isinstance(study, Path))) from stop
+    forget(folder)
     if as_json:
-        _print_json(result.to_json())
+        typer.echo((folder / "result.json").read_text("utf-8"), nl=False)
     else:
         _show(result, folder)
-    if not result.accepted:
-        missed = "; ".join(
-            f"{c.text}: {'undefined' if c.value is None else f'{c.value:.4f}'}"
-            for c in result.acceptance
-            if not c.met
-        )
-        raise AcceptanceError(
-            f"the consensus model misses what was agreed ({missed})",
-            f"Look at {folder / 'report.html'}; more rounds, or another plan, must be agreed anew",
-        )
+    _check_acceptance(result, folder)
 
 
-def dry_run(study: Path, *, seed: int | None, data: Path | None, as_json: bool) -> None:
+def dry_run(
+    study: Path,
+    *,
+    engine: str,
+    seed: int | None,
+    out: Path | None,
+    data: Path | None,
+    as_json: bool,
+) -> None:
     """Check everything and show what would leave each site."""
+    check_arguments(("federated",), engine)
+    if out is not None:
+        _check_folder(out)
     found = preview(Bench.of(study, seed=seed, data=data))
     if as_json:
         _print_json(found)
         return
-    console.print(f"[bold]{found['study']}[/]  digest {found['digest']}")
-    columns = ("site", "rows_read", "rows_in_cohort", "rows_missing", "train", "validation", "test")
-    table = Table(*(name.replace("_", " ") for name in columns), "trains", box=None)
+    console.print(Text.assemble((found["study"], "bold"), f"\ndigest {found['digest']}"))
+    console.print(_sites_table(found["sites"]))
     for site in found["sites"]:
-        table.add_row(*(str(site[name]) for name in columns), "yes" if site["trains"] else "no")
-    console.print(table)
-    for site in found["sites"]:
-        for warning in site["warnings"]:
-            console.print(f"[yellow]note[/] {warning}", highlight=False)
+        _print_notes(site["warnings"])
     leaves = found["leaves"]
     console.print("\nEach round would leave a training site, and nothing else:", style="bold")
     for array in leaves["arrays"]:
-        line = f"  {array['name']}  {array['dtype']}  {_shape(array['shape'])}"
-        console.print(line, highlight=False)
+        console.print(f"  {array['name']}  {array['dtype']}  {_shape(array['shape'])}")
     console.print(f"  in all {leaves['array_bytes']:,} bytes, and its number of training rows")
     console.print("Each evaluated round would leave every site:", style="bold")
     for name, shape in leaves["statistics"].items():
-        console.print(f"  {name}  {_shape(shape)} numbers", highlight=False)
+        console.print(f"  {name}  {_shape(shape)} numbers")
     console.print(f"  in all {leaves['statistics_bytes']:,} bytes\n\nNothing was run.")
 
 
 def plan(study: Path, *, draw: Path | None, data: Path | None, as_json: bool) -> None:
     """Compile a study and show the steps of its first round."""
+    if draw is not None and draw.suffix.lower() != ".svg":
+        got, advice = f"{draw.name!r}", "The drawing is an SVG; name it so"
+        raise ArgumentError(Problem("arguments", "--draw", got, "a file that ends in .svg", advice))
     bench = Bench.of(study, data=data)
     compiled = bench.plan()
     steps = compiled.round(State(compiled.study)).steps
     if draw is not None:
-        _write_text(draw, draw_plan(compiled))
+        _write_text(draw, draw_plan(compiled), key="--draw")
     if as_json:
         rows = [{name: getattr(step, name) for name in step.__slots__} for step in steps]
         _print_json({"study": bench.study.study.name, "digest": compiled.study, "steps": rows})
         return
-    console.print(f"[bold]{bench.study.study.name}[/]")
-    console.print(f"digest {compiled.study}", highlight=False)
+    console.print(Text.assemble((bench.study.study.name, "bold"), f"\ndigest {compiled.study}"))
     console.print(f"{compiled.rounds} rounds, {len(compiled.members)} sites, each round:\n")
     table = Table("step", "party", "reads", "deadline", box=None)
     for step in steps[:SHOWN]:
@@ -151,18 +172,19 @@ def plan(study: Path, *, draw: Path | None, data: Path | None, as_json: bool) ->
 def new(folder: Path) -> None:
     """Write the study to start from."""
     target = folder / "study.toml"
-    if folder.exists() and (not folder.is_dir() or target.exists()):
-        got = "a file of that name" if not folder.is_dir() else "a study.toml in it"
+    if os.path.lexists(target) or (os.path.lexists(folder) and not folder.is_dir()):
+        got = "a study.toml in it" if folder.is_dir() else "a file of that name"
         expected = "a folder without one"
         raise ArgumentError(Problem(str(folder), "DIR", got, expected, "Choose another DIR"))
-    _write_text(target, example.template())
-    console.print(f"wrote {target}\n\nNext:\n  cohortium simulate {target}", highlight=False)
+    _write_text(target, example.template(), key="DIR")
+    name = shlex.quote(str(target))
+    console.print(f"wrote {target}\n\nNext:\n  cohortium simulate {name}")
 
 
 def data_get(name: str, source: Path | None) -> None:
     """Get a dataset into the user's data folder."""
     folder = get(name, source=source)
-    console.print(f"{name} is in {folder}", highlight=False)
+    console.print(f"{name} is in {folder}")
 
 
 def data_list(*, as_json: bool) -> None:
@@ -171,9 +193,7 @@ def data_list(*, as_json: bool) -> None:
         {
             "name": name,
             "here": name not in ORIGINS or (data_folder() / name).is_dir(),
-            "from": "comes with scikit-learn"
-            if name not in ORIGINS
-            else "cohortium data get " + name,
+            "from": f"cohortium data get {name}" if name in ORIGINS else "an installed package",
         }
         for name in SOURCES
     ]
@@ -194,9 +214,13 @@ def doctor(*, as_json: bool) -> None:
     else:
         table = Table("", "check", "found", "what to do", box=None)
         for check in checks:
-            mark = "[green]ok[/]" if check["ok"] else "[yellow]--[/]"
+            mark = Text("ok", "green") if check["ok"] else Text("--", "yellow")
             table.add_row(mark, check["check"], check["found"], check["advice"])
         console.print(table)
+    lacking = [check for check in checks if check["needed"] and not check["ok"]]
+    if lacking:
+        cause = "; ".join(f"{check['check']}: {check['found']}" for check in lacking)
+        raise RunFailedError(cause, "; ".join(check["advice"] for check in lacking))
 
 
 Check = dict[str, Any]
@@ -204,23 +228,32 @@ Check = dict[str, Any]
 
 def _packages() -> list[Check]:
     needed = {
-        "torch": ("models", 'pip install "cohortium[torch]"'),
-        "sklearn": ("the demo, and splits", 'pip install "cohortium[demo]"'),
+        "torch": ("torch, for models", 'pip install "cohortium[torch]"'),
+        "sklearn": ("scikit-learn, for the demo and splits", 'pip install "cohortium[demo]"'),
     }
     return [
         {
-            "check": f"{name} for {use}",
-            "ok": (here := find_spec(name) is not None),
+            "check": check,
+            "needed": True,
+            "ok": (here := _is_installed(name)),
             "found": "installed" if here else "not installed",
             "advice": "" if here else advice,
         }
-        for name, (use, advice) in needed.items()
+        for name, (check, advice) in needed.items()
     ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a module without a spec has been put in its place
+        return False
 
 
 def _processor() -> Check:
     return {
         "check": "processor",
+        "needed": True,
         "ok": True,
         "found": f"{os.cpu_count()} cores, {environment()['processor']}",
         "advice": "",
@@ -231,41 +264,104 @@ def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     writable = os.access(Path.cwd(), os.W_OK)
     ok = free > 1 and writable
-    found = f"{free:.0f} GB free here" if writable else "this folder cannot be written"
-    return {"check": "disk", "ok": ok, "found": found, "advice": "" if ok else "Use --out DIR"}
+    return {
+        "check": "disk",
+        "needed": False,
+        "ok": ok,
+        "found": f"{free:.0f} GB free here" if writable else "this folder cannot be written",
+        "advice": "" if ok else "Use --out DIR",
+    }
 
 
 def _datasets() -> Check:
     missing = [name for name in ORIGINS if not (data_folder() / name).is_dir()]
     return {
         "check": "datasets",
+        "needed": False,
         "ok": not missing,
         "found": f"not here: {', '.join(missing)}" if missing else "all here",
         "advice": f"cohortium data get {missing[0]}" if missing else "",
     }
 
 
+def _sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ("rows_read", "rows_in_cohort", "rows_missing", "train", "validation", "test")
+    table = Table(box=None)
+    table.add_column("site", overflow="fold", no_wrap=True)
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("trains")
+    for site in sites:
+        cells = (str(site[name]) for name in columns)
+        table.add_row(site["site"], *cells, "yes" if site["trains"] else "no")
+    return table
+
+
 def _show(result: Result, folder: Path) -> None:
     console.print(arms_table(result))
-    for warning in result.warnings:
-        console.print(f"[yellow]note[/] {warning}", highlight=False)
+    _print_notes(result.warnings)
     for criterion in result.acceptance:
-        mark = "[green]met[/]" if criterion.met else "[red]not met[/]"
-        console.print(f"{mark}  {criterion.text}", highlight=False)
+        mark = ("met", "green") if criterion.met else ("not met", "red")
+        console.print(Text.assemble(mark, f"  {criterion.text}"))
     console.print(
-        f"\n{result.seconds:.1f} s. Look at [bold]{folder / 'report.html'}[/]; the figures are in "
-        f"{folder / 'result.json'}, the model in {folder / 'model.safetensors'}.",
-        highlight=False,
+        Text.assemble(
+            f"\n{result.seconds:.1f} s. Look at ",
+            (str(folder / "report.html"), "bold"),
+            f"; the figures are in {folder / 'result.json'}, the model in "
+            f"{folder / 'model.safetensors'}.",
+        )
     )
 
 
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(Text.assemble(("note ", "yellow"), note))
+
+
+def _check_acceptance(result: Result, folder: Path) -> None:
+    missed = "; ".join(
+        f"{c.text}: {'undefined' if c.value is None else f'{c.value:.4f}'}"
+        for c in result.acceptance
+        if not c.met
+    )
+    if missed:
+        raise AcceptanceError(
+            f"the consensus model misses what was agreed ({missed})",
+            f"Look at {folder / 'report.html'}; more rounds, or another plan, must be agreed anew",
+        )
+
+
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder for results that cannot be one, before anything runs."""
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        got = "a file" if not above.is_dir() else "a folder that cannot be written"
-        expected = "a folder for the results"
-        raise ArgumentError(Problem(str(folder), "--out", got, expected, "Choose another"))
+    """Refuse a folder that results cannot be written into, before anything runs.
+
+    Made and, where it was not there, removed: permissions alone do not tell.
+    """
+    made = [path for path in (folder, *folder.absolute().parents) if not os.path.lexists(path)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".cohortium-", dir=folder):
+            pass
+    except OSError as error:
+        expected, advice = "a folder for the results", "Choose another DIR"
+        raise ArgumentError(
+            Problem(str(folder), "--out", _hindrance(error), expected, advice)
+        ) from error
+    finally:
+        for path in made:
+            if os.path.isdir(path):  # noqa: PTH112 - Path's own raises where a name is too long
+                path.rmdir()
+
+
+def _hindrance(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file"
+    return error.strerror or type(error).__name__
+
+
+def _way_on(folder: Path, *, can_resume: bool) -> str:
+    if can_resume and are_kept(folder):
+        return f"nothing half-written is left; to go on, add --out {folder} --resume"
+    return "nothing half-written is left"
 
 
 def _few(names: Sequence[str]) -> str:
@@ -278,15 +374,20 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "1"
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str, *, key: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(text, "utf-8")
-        beside.replace(path)
+        try:
+            beside.write_text(text, "utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        got = error.strerror or str(error)
-        raise ArgumentError(Problem(str(path), "", got, "a file that can be written")) from error
+        expected, advice = "a place that can be written to", "Choose another"
+        got = _hindrance(error)
+        raise ArgumentError(Problem(str(path), key, got, expected, advice)) from error
 
 
 def _print_json(found: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from cohortium.data.prepare import Prepared, join, prepare, share_scale
 from cohortium.data.sources import open_dataset
 from cohortium.errors import ArgumentError, DataError, ModelError, Problem
 from cohortium.learning.build import build_task
+from cohortium.learning.model_file import from_bytes
 from cohortium.learning.optimizers import Sgd
 from cohortium.learning.task import LocalTask
 from cohortium.plan.plan import Member, Plan
@@ -26,7 +27,7 @@ from cohortium.study.bundle import Bundle
 from cohortium.study.compile import compile_plan, roster
 from cohortium.study.read import read
 from cohortium.study.study import PYTHON, Study
-from cohortium.types import SiteId
+from cohortium.types import Params, SiteId
 
 if TYPE_CHECKING:
     from cohortium.learning.models import Model
@@ -79,7 +80,7 @@ class Bench:
         """
         bundle = _bundle(study)
         if seed is not None:
-            changed = bundle.study.override({"study.seed": seed}, where="seed")
+            changed = bundle.study.override({"study.seed": seed}, where="arguments")
             bundle = replace(bundle, study=changed)
         built = None
         if model is not None:
@@ -90,11 +91,12 @@ class Bench:
         if model is not None or task is not None:
             fingerprint = _fingerprint(model if task is None else task, model_args)
             bundle = replace(bundle, model_fingerprint=fingerprint)
-        records = _records(bundle.study, sites, data)
-        chosen = roster(bundle.study, tuple(records))
+        records = _records(bundle.study, sites, data, where=bundle.where)
+        chosen = roster(bundle.study, tuple(records), where=bundle.where)
         found = {site: records[site] for site, _ in chosen}
         trains = tuple(site for site, does_train in chosen if does_train)
-        _check_classes([found[site] for site in trains])
+        if bundle.study.plan.rounds:
+            _check_classes([found[site] for site in trains], where=bundle.where)
         bench = cls(bundle, found, trains, built, task)
         bench.plan()
         return bench
@@ -128,6 +130,35 @@ class Bench:
         """
         if self.own_task is not None:
             return self.own_task
+        try:
+            return self._built(study, members)
+        except ModelError as error:
+            raise ModelError(*map(self._placed, error.problems)) from error
+        except SystemExit as error:  # of the model's code
+            got, expected = f"code that ends the program (exit {error.code})", "code that returns"
+            advice = "Remove the call of sys.exit from it"
+            where = self.bundle.where
+            raise ModelError(Problem(where, "task.model", got, expected, advice)) from error
+
+    def initial(self, study: Study, task: LocalTask) -> Params:
+        """Return the model that round 1 of `study` (the bench's, or an arm's) starts from.
+
+        Raises:
+            ModelError: the file of `task.initial_model` does not hold this task's model.
+        """
+        file = study.task.initial_model
+        if file is None:
+            return task.initial(study.study.seed)
+        return from_bytes(self.bundle.files[file], task.layout, where=file)
+
+    def _placed(self, problem: Problem) -> Problem:
+        """Say in which file the model stands that a problem is about, where it is in one."""
+        if self.model is not None or not problem.where.startswith("<model>"):
+            return problem
+        site = problem.where.removeprefix("<model>")
+        return replace(problem, where=self.bundle.where, key=f"task.model{site}")
+
+    def _built(self, study: Study, members: int | None) -> TorchTask:
         first = self.sites[(self.trains or tuple(self.sites))[0]]
         model = self.model or study.task.model
         if model is None:
@@ -195,16 +226,18 @@ def _bundle(study: StudyLike) -> Bundle:
             raise ArgumentError(Problem(PYTHON, "study", got, expected))
 
 
-def _records(study: Study, sites: Sites | None, data: str | Path | None) -> dict[str, Prepared]:
+def _records(
+    study: Study, sites: Sites | None, data: str | Path | None, *, where: str
+) -> dict[str, Prepared]:
     kind, classes, seed = study.task.kind, study.task.classes, study.study.seed
     schema = study.data
     if sites is not None:
         return from_arrays(sites, schema=schema, task_kind=kind, classes=classes, seed=seed)
     if schema.dataset is None:
         advice = "Name one in data.dataset, or pass sites={...} in Python"
-        raise ArgumentError(Problem("study", "data.dataset", "nothing", "a dataset", advice))
-    tables = open_dataset(schema.dataset, None if data is None else Path(data))
-    chosen, _ = zip(*roster(study, tuple(tables)), strict=True)
+        raise ArgumentError(Problem(where, "data.dataset", "nothing", "a dataset", advice))
+    tables = open_dataset(schema.dataset, None if data is None else Path(data), where=where)
+    chosen, _ = zip(*roster(study, tuple(tables), where=where), strict=True)
     return {
         site: prepare(
             tables[site], schema=schema, task_kind=kind, classes=classes, seed=seed, site=site
@@ -239,7 +272,7 @@ def telling(rows: Mapping[SiteId, int], batch_size: int) -> list[SiteId]:
     return [site for site in rows if site in chosen]
 
 
-def _check_classes(sites: Sequence[Prepared]) -> None:
+def _check_classes(sites: Sequence[Prepared], *, where: str) -> None:
     """Refuse one class over all training rows: one site may have one, all together may not."""
     counts = [prepared.summary.class_counts for prepared in sites]
     totals = [sum(column) for column in zip(*counts, strict=True)]
@@ -247,7 +280,7 @@ def _check_classes(sites: Sequence[Prepared]) -> None:
     if len(present) == 1:
         got = f"class {present[0]} in all {totals[present[0]]} training rows of all sites"
         advice = "Check data.target, data.positive and data.cohort"
-        raise DataError(Problem("study", "data.target", got, "at least two classes", advice))
+        raise DataError(Problem(where, "data.target", got, "at least two classes", advice))
 
 
 def _fingerprint(model: object, args: Mapping[str, Any] | None) -> str:

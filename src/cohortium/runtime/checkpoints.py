@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cohortium.errors import ArgumentError, Problem
@@ -27,7 +28,25 @@ from cohortium.runtime.actor import Snapshot
 from cohortium.runtime.engine import RoundLog
 from cohortium.types import ArraySpec, Layout, Params, PartyId, SiteId
 
+JOURNAL = "journal"
+"""The folder inside that of the results that holds a folder of checkpoints for each run."""
+
 Resume = tuple[dict[PartyId, Snapshot], tuple[RoundLog, ...]]
+
+
+def are_kept(out: Path) -> bool:
+    """Tell whether a run left checkpoints in a folder for results."""
+    return any((out / JOURNAL).glob("*/checkpoint.json"))
+
+
+def forget(out: Path) -> None:
+    """Drop the checkpoints in a folder for results, and nothing else that may lie there."""
+    for folder in (out / JOURNAL).glob("*/"):
+        FolderCheckpoints(folder, {}).clear()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    if (out / JOURNAL).is_dir() and not any((out / JOURNAL).iterdir()):
+        (out / JOURNAL).rmdir()
 
 
 class FolderCheckpoints:
@@ -91,7 +110,7 @@ class FolderCheckpoints:
     def clear(self) -> None:
         """Drop what an earlier run kept here."""
         for pattern in ("checkpoint.json", "rounds.jsonl", "round-*.safetensors"):
-            for path in self.folder.glob(pattern):
+            for path in (*self.folder.glob(pattern), *self.folder.glob(f".{pattern}.part")):
                 path.unlink()
 
     def load(self) -> Resume | None:
@@ -103,15 +122,31 @@ class FolderCheckpoints:
         path = self.folder / "checkpoint.json"
         if not path.exists():
             return None
-        table = json.loads(path.read_text("utf-8"))
-        for key, value in self.run.items():
-            if table["run"].get(key) != value:
-                got = f"a run with {key} {table['run'].get(key)!r}"
-                advice = "Resume with the study and versions that it began with, or use another DIR"
-                raise ArgumentError(Problem(str(path), "--resume", got, f"{value!r}", advice))
+        try:
+            table = json.loads(path.read_text("utf-8"))
+            self._check_run(path, table["run"])
+            return self._read(table)
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+            got = f"a checkpoint that cannot be read ({type(error).__name__})"
+            advice = "Run without --resume to begin anew"
+            raise ArgumentError(
+                Problem(str(path), "--resume", got, "files as a run left them", advice)
+            ) from error
+
+    def _check_run(self, path: Path, kept: Mapping[str, Any]) -> None:
+        theirs = _flat(kept)
+        for key, value in _flat(self.run).items():
+            if theirs.get(key) != value:
+                got, expected = f"a run with {key} {theirs.get(key)!r}", f"{key} {value!r}"
+                advice = "Resume with the study and options that it began with, or use another DIR"
+                raise ArgumentError(Problem(str(path), "--resume", got, expected, advice))
+
+    def _read(self, table: Mapping[str, Any]) -> Resume:
         arrays = _Arrays(load_file(self.folder / table["arrays"]), table["layouts"])
         self._rounds = table["rounds"]
         lines = (self.folder / "rounds.jsonl").read_text("utf-8").splitlines()[: self._rounds]
+        if len(lines) < self._rounds:
+            raise LookupError("rounds.jsonl lacks rounds that the checkpoint counts")
         (self.folder / "rounds.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
         logs = [_read_log(json.loads(line)) for line in lines]
         if table["evaluation"]:
@@ -187,6 +222,15 @@ def _read_slots(table: Mapping[str, Any], arrays: _Arrays) -> dict[str, Any]:
         else:
             slots[name] = {k: arrays.params(v) for k, v in value["params"].items()}
     return slots
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with the entries of its tables, such as one version of an environment."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if nested else {key: value}
+    return flat
 
 
 def _log(log: RoundLog) -> dict[str, Any]:

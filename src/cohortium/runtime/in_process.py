@@ -175,7 +175,7 @@ class _Loop:
             trained = federation.task.train([federation.job(run) for run in runs])
             pairs = zip(runs, trained, strict=True)
             return [federation.trained(run, result, at=self.now) for run, result in pairs]
-        except Exception as error:  # noqa: BLE001 - study code may raise anything; it is named
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - study code; it is named
             reason = f"{type(error).__name__}: {error}"
             return [
                 Done(run.round, run.attempt, run.step.id, None, None, reason, self.now)

@@ -19,6 +19,7 @@ def preview(bench: Bench) -> dict[str, Any]:
         InvalidInputError: something does not fit.
     """
     study, task = bench.study, bench.task(bench.study)
+    bench.initial(study, task)
     prefixes = ("", VALIDATION) if study.data.split.validation > 0 else ("",)
     statistics = task.statistics if study.task.evaluate else {}
     shapes = {prefix + name: shape for prefix in prefixes for name, shape in statistics.items()}

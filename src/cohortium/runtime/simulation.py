@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from cohortium.errors import (
     BelowQuorumError,
     DivergedError,
     Problem,
+    StudyError,
 )
 from cohortium.governance.acceptance import judge
 from cohortium.governance.gate import Declaration
-from cohortium.learning.model_file import from_bytes
 from cohortium.learning.models import join_members
 from cohortium.learning.pytorch import fitting_threads
 from cohortium.learning.task import LocalTask, Work
@@ -29,7 +30,7 @@ from cohortium.registry import UnknownKindError
 from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import Trained, arm_result, measure, participation
 from cohortium.runtime.bench import Bench, Sites, StudyLike
-from cohortium.runtime.checkpoints import FolderCheckpoints
+from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
 from cohortium.runtime.engine import ENGINES, VALIDATION, Engine, Federation, Finished, Observer
 from cohortium.runtime.environment import environment
 from cohortium.runtime.result import Result
@@ -116,15 +117,18 @@ def compare(
         InvalidInputError: the study, the data, the model or an argument is wrong.
         RunFailedError: an arm did not reach a model.
     """
-    _check_arguments(arms, engine, out, resume)
+    check_arguments(arms, engine, out=out, resume=resume)
     bench = Bench.of(
         study, sites, model=model, model_args=model_args, task=task, data=data, seed=seed
     )
     if not bench.study.plan.rounds and tuple(arms) != ("federated",):
         got, expected = "plan.rounds = 0", "a study that trains, or the arm federated alone"
         raise ArgumentError(Problem("study", "plan.rounds", got, expected))
-    folder = None if out is None else Path(out) / "journal"
-    return _Runner(bench, engine, folder, resume, observer).result(arms)
+    folder = None if out is None else Path(out) / JOURNAL
+    runner = _Runner(bench, engine, folder, resume, observer)
+    if tuple(arms) != ("federated",):  # which would be refused before its first step anyway
+        runner.check(arms)
+    return runner.result(arms)
 
 
 @dataclass
@@ -137,6 +141,30 @@ class _Runner:
     resume: bool
     observer: Observer | None
     singles: list[Trained] = field(default_factory=list)
+
+    def check(self, arms: Sequence[str]) -> None:
+        """Refuse, before anything runs, what an arm could not run.
+
+        Raises:
+            InvalidInputError: the sites, the model or the task do not fit an arm.
+        """
+        for arm in arms:
+            try:
+                self._check_arm(arm)
+            except StudyError as error:
+                arms_own = arm != "federated"
+                told = [_of_arm(p, arm) if arms_own else p for p in error.problems]
+                raise StudyError(*told) from error
+
+    def _check_arm(self, arm: str) -> None:
+        if arm == "ensemble" and self.bench.own_task is not None:
+            got, expected = "a task of your own", "a torch model: only those can be averaged"
+            raise _argument_error("arms", got, expected, "Leave out ensemble")
+        variants = ARMS[arm].variants(self.bench.study, self.bench.trains)
+        for variant in variants:
+            self._plan(variant, self._data(variant))
+        if variants:  # they differ in who trains, not in the model
+            self.bench.initial(variants[0].study, self.bench.task(variants[0].study))
 
     def result(self, arms: Sequence[str]) -> Result:
         """Run the arms in order and put together what they gave."""
@@ -185,20 +213,19 @@ class _Runner:
         return trained
 
     def _train(self, arm: str, variant: Variant) -> Trained:
-        pooled = variant.trains == (POOLED,)
-        data = self.bench.pooled if pooled else self.bench.data
+        data = self._data(variant)
         task = self.bench.task(variant.study)
         plan = self._plan(variant, data)
-        initial = self._initial(variant.study, task)
+        initial = self.bench.initial(variant.study, task)
         return self._run(arm, variant, plan=plan, data=data, task=task, initial=initial)
+
+    def _data(self, variant: Variant) -> Mapping[SiteId, SiteData]:
+        return self.bench.pooled if variant.trains == (POOLED,) else self.bench.data
 
     def _ensemble(self) -> Trained:
         """Average the scores of the single-site models: evaluate only."""
         singles = self.singles or self._arm("single")
         study = singles[0].variant.study
-        if self.bench.own_task is not None:
-            got, expected = "a task of your own", "a torch model: only those can be averaged"
-            raise ArgumentError(Problem("<python>", "arms", got, expected, "Leave out ensemble"))
         task = self.bench.task(study, members=len(singles))
         variant = Variant("", study, self.bench.trains)
         plan = replace(self._plan(variant, self.bench.data), rounds=0)
@@ -214,12 +241,6 @@ class _Runner:
         ]
         bundle = replace(self.bench.bundle, study=variant.study)
         return compile_plan(bundle, members)
-
-    def _initial(self, study: Study, task: LocalTask) -> Params:
-        file = study.task.initial_model
-        if file is None:
-            return task.initial(study.study.seed)
-        return from_bytes(self.bench.bundle.files[file], task.layout, where=file)
 
     def _run(
         self,
@@ -283,6 +304,15 @@ class _Runner:
         return checkpoints, None
 
 
+def _of_arm(problem: Problem, arm: str) -> Problem:
+    advice = f"{problem.advice}. Or leave out the arm" if problem.advice else "Leave out the arm"
+    return replace(problem, got=f"{problem.got} in the arm {arm!r}", advice=advice)
+
+
+def _few(names: Sequence[str]) -> list[str]:
+    return [*names[:10], *([f"and {len(names) - 10} more"] if len(names) > 10 else [])]
+
+
 def _own_models(trained: Sequence[Trained]) -> dict[PartyId, Params]:
     """Return each site's own model: of an arm with one for each, or of peers; else nothing."""
     first = trained[0]
@@ -343,37 +373,53 @@ def _check_finished(finished: Finished, plan: Plan) -> None:
     counted = not plan.rounds or bool(last.models)
     if last.status == "finished" and counted:
         return
-    lines = {}
+    lines: dict[SiteId, str] = {}
     for log in finished.logs:
         for note in log.state.notes:
             reason = note.reason or log.reasons.get((note.site, note.status), "")
             lines[note.site] = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
-    cause = f"below quorum in {last.reason}: {'; '.join(lines.values()) or 'no site answered'}"
+    told = "; ".join(_few([lines[site] for site in plan.rows if site in lines]))
+    told = told or "no site answered"
     if lines and all("finite" in line for line in lines.values()):
         advice = "Lower task.optimizer's learning rate, or normalise the features"
-        raise DivergedError(f"training diverged in {last.reason}: {cause}", advice)
+        raise DivergedError(f"training diverged in {last.reason}: {told}", advice)
+    cause = f"below quorum in {last.reason}: {told}"
     advice = 'Mend those sites, lower plan.participation.quorum, or set on_shortfall = "skip"'
     raise BelowQuorumError(cause, advice)
 
 
-def _check_arguments(
-    arms: Sequence[str], engine: str, out: str | Path | None, resume: bool
+def check_arguments(
+    arms: Sequence[str], engine: str, *, out: str | Path | None = None, resume: bool = False
 ) -> None:
+    """Refuse arms and engines that are not there, and resuming from nowhere.
+
+    Raises:
+        ArgumentError: with what is there.
+    """
+    known = ", ".join(ARMS)
     if not arms:
-        raise ArgumentError(Problem("<python>", "arms", "none", f"some of {', '.join(ARMS)}"))
+        raise _argument_error("arms", "none", f"some of {known}", "Name at least one")
     for arm in arms:
         if arm not in ARMS:
-            raise ArgumentError(Problem("arguments", "arms", repr(arm), f"of {', '.join(ARMS)}"))
+            raise _argument_error("arms", repr(arm), f"some of {known}", _nearest(arm, ARMS))
     if len(set(arms)) != len(arms):
-        raise ArgumentError(Problem("arguments", "arms", "an arm twice", "each arm once"))
+        raise _argument_error("arms", "an arm twice", "each arm once", "Leave out one of the two")
     if engine != "auto":
         try:
             ENGINES[engine]
         except UnknownKindError as error:
             known = ", ".join(("auto", *ENGINES))
-            raise ArgumentError(
-                Problem("arguments", "engine", repr(engine), f"one of {known}", error.advice)
-            ) from error
+            advice = error.advice or "Leave it out: auto chooses what fits"
+            raise _argument_error("engine", repr(engine), f"one of {known}", advice) from error
     if resume and out is None:
-        got, expected = "no folder", "the folder of the run that is to go on"
-        raise ArgumentError(Problem("arguments", "resume", got, expected, "Give --out DIR"))
+        expected = "the folder of the run that is to go on"
+        raise _argument_error("resume", "no folder", expected, "Give --out DIR")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else "Separate arms by commas"
+
+
+def _argument_error(key: str, got: str, expected: str, advice: str) -> ArgumentError:
+    return ArgumentError(Problem("arguments", key, got, expected, advice))

@@ -27,6 +27,7 @@ class Bundle:
         files: path as the study names it, to content.
         model_fingerprint: what identifies a model object that Python handed over; None where the
             study itself names the model.
+        where: what messages call the study; not part of what is signed.
 
     Raises:
         StudyError: the study names a file whose content is not given.
@@ -35,9 +36,10 @@ class Bundle:
     study: Study
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     model_fingerprint: str | None = None
+    where: str = field(default=PYTHON, compare=False)
 
     def __post_init__(self) -> None:
-        _check_held(self.study, self.files, where=PYTHON)
+        _check_held(self.study, self.files, where=self.where)
 
     @classmethod
     def of(
@@ -68,7 +70,7 @@ class Bundle:
                 problems.append(Problem(where, key, error.got, error.expected, error.advice))
         if problems:
             raise StudyError(*problems)
-        return cls(study, read, model_fingerprint)
+        return cls(study, read, model_fingerprint, where)
 
     @cached_property
     def digest(self) -> str:

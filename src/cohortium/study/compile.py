@@ -12,13 +12,12 @@ from cohortium.study.study import Study
 from cohortium.types import SiteId
 
 
-def compile_plan(bundle: Bundle, members: Sequence[Member], *, where: str = "study") -> Plan:
+def compile_plan(bundle: Bundle, members: Sequence[Member]) -> Plan:
     """Return the plan of a study.
 
     Args:
         bundle: the study and its files.
         members: the sites in roster order, with the training rows that they declare.
-        where: what messages call the study.
 
     Raises:
         StudyError: the sites do not fit the plan: too few for the quorum or the aggregation rule,
@@ -37,7 +36,7 @@ def compile_plan(bundle: Bundle, members: Sequence[Member], *, where: str = "stu
         on_shortfall=study.plan.participation.on_shortfall,
         evaluate_every=study.plan.evaluate_every if study.task.evaluate else 0,
     )
-    _check(plan, study, where)
+    _check(plan, study, bundle.where)
     return plan
 
 
