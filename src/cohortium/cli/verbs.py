@@ -25,7 +25,7 @@ from cohortium.plan.plan import State
 from cohortium.report.drawing import draw as draw_plan
 from cohortium.report.progress import Progress
 from cohortium.report.table import arms_table
-from cohortium.report.writing import write
+from cohortium.report.writing import FILES, write
 from cohortium.runtime.bench import Bench
 from cohortium.runtime.checkpoints import are_kept, forget
 from cohortium.runtime.environment import environment
@@ -340,7 +340,9 @@ def _check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".cohortium-", dir=folder):
-            pass
+            blocked = [name for name in FILES if (folder / name).is_dir()]
+        if blocked:
+            raise IsADirectoryError(None, f"a folder named {blocked[0]} in it")
     except OSError as error:
         expected, advice = "a folder for the results", "Choose another DIR"
         raise ArgumentError(

@@ -10,20 +10,22 @@ The rules:
 - What arrives is checked before it counts towards `needs`: what the plan does not declare is
   excluded and named. Gathered values are folded in the plan's order, never in that of arrival.
 - Events of earlier rounds are ignored, those of later ones wait. A repeated event changes nothing.
-- The value of the closing step is the next State. A party that missed some jumps to the newest one
-  for which it has the model. What a step keeps (batch iterators, server optimiser) is provisional
-  until a State says that the round counted.
+- The value of the closing step is the next State. A party goes along the chain of States that have
+  arrived, each checked against the one before, and stops at the last one whose model it has: who
+  missed rounds catches up without redoing them. What a step keeps (batch iterators, server
+  optimiser) is provisional until a State says that the round counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cohortium.errors import RefusedError
 from cohortium.governance.gate import (
+    KINDS,
     Closed,
     Gate,
     Outbound,
@@ -97,12 +99,12 @@ class Actor:
         self.party, self.agreement, self.gate = party, agreement, gate
         self.state, self.model = snapshot.state, snapshot.model
         self.slots: dict[str, Any] = dict(snapshot.slots)
-        self._early: list[Release] = list(snapshot.early)
+        self._early = {((r.round, r.attempt), r.sender, r.step): r for r in snapshot.early}
         self._read_at_opening: tuple[Release, ...] = ()
         self._resend, self._opened = list(snapshot.sends), snapshot.at
-        self._candidates: dict[tuple[Key, PartyId], Params] = {}
+        self._candidates: dict[tuple[int, int, PartyId], Params] = {}
         self._provisional: dict[str, tuple[object, Any]] = {}
-        self._closed: State | None = None
+        self._states: dict[Key, State] = {}
         self._plan: RoundPlan
         self._progress: dict[str, Progress] = {}
 
@@ -133,7 +135,7 @@ class Actor:
         `effects` are those of the event that opened it.
         """
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        early = (*self._read_at_opening, *self._early)
+        early = (*self._read_at_opening, *self._early.values())
         return Snapshot(self.state, self.model, dict(self.slots), early, sends, self._opened)
 
     @property
@@ -156,25 +158,55 @@ class Actor:
             progress = self._progress[step.id]
             if not progress.waiting and not progress.settled:
                 self._fire(progress, at, effects)
-        early, self._early = self._early, []
-        self._read_at_opening = tuple(r for r in early if (r.round, r.attempt) == self._key)
-        for release in early:
-            self._arrived(release, at, effects)
+        early, self._early = self._early, {}
+        self._read_at_opening = tuple(r for key, r in early.items() if key[0] == self._key)
+        for release in early.values():
+            if self._key >= (release.round, release.attempt) or self.state.status == "running":
+                self._arrived(release, at, effects)
 
-    def _adopt(self, state: State, at: float, effects: list[Effect]) -> None:
-        """Go on from a State that follows, if its model is here; else keep it until that comes."""
-        model = self._model_of(state)
-        if model is None:
-            self._closed = state
+    def _advance(self, at: float, effects: list[Effect]) -> None:
+        """Go along the chain of States that have arrived, to the last one whose model is here."""
+        state, model = self.state, self.model
+        found: Params | None = model
+        reached: list[State] = []
+        for following in self._chain(effects):
+            found = self._model_of(following, found)
+            reached.append(following)
+            if found is not None:
+                state, model = following, found
+        if state is self.state:
             return
+        for step in reached[: reached.index(state) + 1]:
+            self._commit(step)
+        self._provisional = {}
+        self.state, self.model = state, model
+        self._states = {k: s for k, s in self._states.items() if k > (state.round, state.attempt)}
+        self._candidates = {k: v for k, v in self._candidates.items() if k[0] > state.round}
+        if state.status == "running":
+            self._open(at, effects)
+
+    def _chain(self, effects: list[Effect]) -> Iterator[State]:
+        """Yield the States that follow one from the other; a doubtful one is dropped and told."""
+        state = self.state
+        while True:
+            keys = (state.round + 1, 0), (state.round, state.attempt + 1)
+            following = next((self._states[key] for key in keys if key in self._states), None)
+            if following is None:
+                return
+            why = doubt(self.agreement, state, following)
+            if why:
+                del self._states[following.round, following.attempt]
+                reason = f"state {following.round} refused: {why}"
+                effects.append(Record(self.party, "refused", step="outcome", reason=reason))
+                continue
+            yield following
+            state = following
+
+    def _commit(self, state: State) -> None:
+        """Keep, or drop, what this party's steps left behind in the round that `state` closed."""
         for slot, (mark, value) in self._provisional.items():
             if mark == self._mark(slot, state):
                 self.slots[slot] = value
-        self._provisional, self._closed = {}, None
-        self.state, self.model = state, model
-        self._candidates = {k: v for k, v in self._candidates.items() if k[0] >= self._key}
-        if state.status == "running":
-            self._open(at, effects)
 
     def _mark(self, slot: str, state: State) -> object:
         """Return the mark that a provisional value of `slot` must bear for `state` to commit it.
@@ -185,57 +217,69 @@ class Actor:
             return state.last_in.get(SiteId(self.party))
         return state.models.get(self.party)
 
-    def _model_of(self, state: State) -> Params | None:
-        if not state.roster and self.agreement.plan.rounds:
-            return self.model  # a round that did not count
-        key = (state.round, 0)
-        for (at, holder), params in self._candidates.items():
-            same_round = at[0] == key[0]
-            if same_round and state.models.get(holder) == params.digest:
-                return params
-        comes = any(
-            step.party in state.models and (self.party in step.to or self.party == step.party)
-            for step in self._plan.steps
-            if step.op == "consensus"
+    def _model_of(self, state: State, before: Params | None) -> Params | None:
+        """Return this party's model after `state`, or None where it has not come yet.
+
+        A round that did not count changes none, nor does one in which this party is given none.
+        """
+        if not state.models or (not state.roster and self.agreement.plan.rounds):
+            return before
+        holder = self.agreement.plan.layout(state.round).holder_of.get(self.party)
+        if holder is None or holder not in state.models:
+            return before
+        digest = state.models[holder]
+        kept = (
+            v
+            for (n, _, sender), v in self._candidates.items()
+            if (n, sender) == (state.round, holder)
         )
-        return None if comes else self.model
+        return next((params for params in kept if params.digest == digest), None)
 
     # -- arrivals ----------------------------------------------------------------------------------
 
     def _arrived(self, release: Release, at: float, effects: list[Effect]) -> None:
-        if isinstance(release.payload, Closed):
-            self._arrived_state(release.payload.state, at, effects)
+        if self.state.status != "running":
             return
-        key = (release.round, release.attempt)
-        if key < self._key or release.round > self.state.round + 1 + AHEAD:
-            return
-        if isinstance(release.payload, Reduced) and release.step.startswith("consensus"):
-            self._candidates.setdefault((key, release.sender), release.payload.params)
-        if key > self._key:
-            self._early.append(release)
-        elif self.state.status == "running":
-            self._read(release, at, effects)
-        if self._closed is not None:
-            self._adopt(self._closed, at, effects)
-
-    def _arrived_state(self, state: State, at: float, effects: list[Effect]) -> None:
-        newest = self._closed or self.state
-        if (state.round, state.attempt) <= (newest.round, newest.attempt):
-            return
-        why = doubt(self.agreement, self.state, state)
-        if why:
-            reason = f"state {state.round} refused: {why}"
-            effects.append(Record(self.party, "refused", step="outcome", reason=reason))
-        else:
-            self._adopt(state, at, effects)
-
-    def _read(self, release: Release, at: float, effects: list[Effect]) -> None:
-        step = self._plan.get(release.step)
-        if step is None or step.party != release.sender:
+        step = self._step_of(release)
+        if step is None:
             reason = f"{release.sender} sent {release.step!r}, which is not its step"
             effects.append(Record(self.party, "refused", step=release.step, reason=reason))
             return
-        self._deliver(step, release.payload, at, effects)
+        key = (release.round, release.attempt)
+        if isinstance(release.payload, Closed):
+            state = release.payload.state
+            self._states.setdefault((state.round, state.attempt), state)
+        elif key >= self._key and release.attempt < self.agreement.plan.attempts:
+            if step.op == "consensus" and isinstance(release.payload, Reduced):
+                self._keep(release, release.payload.params)
+            if key == self._key:
+                self._deliver(step, release.payload, at, effects)
+            elif release.round <= self.state.round + 1 + AHEAD:
+                self._early.setdefault((key, release.sender, release.step), release)
+        self._advance(at, effects)
+
+    def _step_of(self, release: Release) -> Step | None:
+        """Return the step whose value a release is, if it is its sender's."""
+        plan = self.agreement.plan
+        if isinstance(release.payload, Closed):
+            is_closing = release.sender == plan.topology.closer and release.step == "outcome"
+            return self._plan.closing if is_closing else None
+        if not 0 < release.round <= max(plan.rounds, 1):
+            return None
+        near = release.round <= self.state.round + 1 + AHEAD
+        layout = plan.layout(release.round) if near else self._plan
+        step = layout.get(release.step)
+        if step is not None and near and step.party != release.sender:
+            return None
+        return step
+
+    def _keep(self, release: Release, params: Params) -> None:
+        """Keep a consensus model until its State comes; of one sender, the newest few."""
+        key = (release.round, release.attempt, release.sender)
+        self._candidates.setdefault(key, params)
+        theirs = sorted(k for k in self._candidates if k[2] == release.sender)
+        for old in theirs[: -(AHEAD + 1)]:
+            del self._candidates[old]
 
     def _deliver(self, source: Step, payload: Value, at: float, effects: list[Effect]) -> None:
         """Give a value, or void, to this party's steps that read it."""
@@ -271,21 +315,30 @@ class Actor:
 
         One's own values have passed one's own gate.
         """
-        if source.party == self.party or isinstance(value, Void):
+        if source.party == self.party or isinstance(value, Tallied):
             return value
         try:
-            progress.fingerprints[source.id] = self._check(source, value)
+            progress.fingerprints[source.id] = self._check(progress.step, source, value)
         except RefusedError as error:
-            sites = source.covers or (SiteId(source.party),)
+            sender = SiteId(source.party)
+            is_site = source.op in ("train", "evaluate")
+            sites = (sender,) if is_site or not source.covers else source.covers
             return Void("excluded", tuple(Note(s, "excluded", str(error)) for s in sites))
-        return value
+        return _without_slander(value, source)
 
-    def _check(self, source: Step, value: Value) -> float:
-        if not isinstance(value, _KINDS.get(source.op, ())):
-            raise RefusedError(f"{source.op} steps do not send a {type(value).__name__}")
+    def _check(self, reader: Step, source: Step, value: Value) -> float:
+        if isinstance(value, Void):
+            return 0.0
+        kinds = KINDS[source.op] if reader.op == "outcome" else (*KINDS[source.op][:1],)
+        if not isinstance(value, kinds):
+            raise RefusedError(f"{source.op} steps do not send a {type(value).__name__} here")
         self._check_roster(source, value)
         trained = source.op != "evaluate"
-        most = self._rows(source.covers) if trained and source.op != "consensus" else math.inf
+        most = math.inf
+        if source.op == "train":
+            most = self.agreement.plan.most((SiteId(source.party),))
+        elif trained and source.op != "consensus":
+            most = self.agreement.plan.most(source.covers)
         if isinstance(value, Plain):
             update = value.admitted.update
         elif isinstance(value, Reduced):
@@ -297,17 +350,15 @@ class Actor:
     def _check_roster(self, source: Step, value: Value) -> None:
         """Refuse a roster that the plan does not allow: strangers, or training without oneself."""
         roster = value.roster if isinstance(value, Plain | Reduced | Vote) else ()
-        if roster == source.covers:
+        if roster == source.covers or (not roster and source.op != "train"):
             return
+        if not isinstance(roster, tuple) or not all(isinstance(site, str) for site in roster):
+            raise RefusedError("its roster is no list of sites")
         strangers = set(roster).difference(source.covers)
         if strangers:
             raise RefusedError(f"its roster names {', '.join(sorted(strangers))}")
         if source.op == "train" and SiteId(source.party) not in roster:
             raise RefusedError("its roster leaves out the site itself")
-
-    def _rows(self, sites: Iterable[SiteId]) -> float:
-        rows = self.agreement.plan.rows
-        return sum(rows[site] for site in sites) * (1 + 1e-9)  # weights mixed in floating point
 
     # -- firing ------------------------------------------------------------------------------------
 
@@ -328,8 +379,10 @@ class Actor:
             self._settle(step, void, at, effects)
         elif step.op in ("train", "evaluate"):
             self._run(progress, effects)
+            progress.drop_inputs()
         else:
             value, kept = COMBINE[step.op](self._standpoint(step), progress)
+            progress.inputs.clear()
             if step.slot and isinstance(value, Reduced):
                 self._provisional[step.slot] = (value.params.digest, kept)
             self._settle(step, value, at, effects)
@@ -354,9 +407,7 @@ class Actor:
             return
         progress.fingerprints["done"] = 0.0
         site = SiteId(self.party)
-        before = progress.only_input
-        roster = before.roster if isinstance(before, Plain | Reduced) else ()
-        notes = before.notes if isinstance(before, Plain | Reduced) else ()
+        roster, notes = tuple(progress.roster), progress.said()
         payload: Outbound
         try:
             if event.update is None:
@@ -377,7 +428,7 @@ class Actor:
         """Send a step's value to its readers, and read it oneself."""
         others = [p for p in self._plan.readers[step.id] if p != self.party]
         if step.op == "consensus" and isinstance(payload, Reduced):
-            self._candidates[self._key, self.party] = payload.params
+            self._candidates[*self._key, self.party] = payload.params
             to = frozenset(step.to)
             served = [p for p in others if p in to or self._evaluates(p, step)]
             model = Reduced(payload.params, payload.weight)
@@ -397,7 +448,9 @@ class Actor:
     ) -> None:
         if to:
             readers = tuple(to)
-            release = self.gate.release(payload, step, readers=readers, state=self.state)
+            release = self.gate.release(
+                payload, step, readers=readers, plan=self._plan, attempt=self.state.attempt
+            )
             effects.append(Send(release, readers))
 
     def _close(self, progress: Progress, at: float, effects: list[Effect]) -> None:
@@ -416,11 +469,13 @@ class Actor:
             consensus=consensus,
             evaluation=evaluation,
             notes=progress.said(late),
+            refusal=progress.voids[min(progress.voids)] if progress.voids else "",
         )
         effects.append(Record(self.party, "round", state=state, detail=evaluation))
         others = [p for p in step.to if p != self.party]
         self._send(step, Closed(state), others, effects)
-        self._adopt(state, at, effects)
+        self._states[state.round, state.attempt] = state
+        self._advance(at, effects)
 
 
 def _consensus_of(value: Value) -> Consensus:
@@ -430,12 +485,11 @@ def _consensus_of(value: Value) -> Consensus:
     return Consensus(value.params.digest, value.roster, value.notes)
 
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "train": (Plain,),
-    "evaluate": (Plain,),
-    "reduce": (Reduced,),
-    "mix": (Reduced,),
-    "select": (Reduced,),
-    "consensus": (Reduced, Vote),
-}
-"""What a step's value may be when it comes from another party."""
+def _without_slander(value: Value, source: Step) -> Value:
+    """Return a value without notes about sites that its sender does not answer for."""
+    notes = () if isinstance(value, Closed | Tallied) else value.notes
+    covers = frozenset(source.covers)
+    if all(note.site in covers for note in notes):
+        return value
+    assert not isinstance(value, Closed | Tallied)
+    return replace(value, notes=tuple(note for note in notes if note.site in covers))

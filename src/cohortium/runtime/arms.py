@@ -9,10 +9,10 @@ import numpy as np
 
 from cohortium.plan.plan import Metric, Plan, State
 from cohortium.runtime.agreement import Evaluation
-from cohortium.runtime.engine import VALIDATION, Finished
+from cohortium.runtime.engine import Finished
 from cohortium.runtime.result import ArmResult, MetricValue, Participation, RoundResult
 from cohortium.study.arms import ARMS, POOLED, Variant
-from cohortium.types import Params, SiteId, Statistics, sum_statistics
+from cohortium.types import VALIDATION, Params, SiteId, Statistics, sum_statistics
 
 Value = Callable[[str, Statistics], float | None]
 """(metric, summed statistics) to the metric's value."""
@@ -110,7 +110,7 @@ def participation(name: str, trained: Trained) -> list[Participation]:
     lines = []
     for log in trained.finished.logs:
         state = log.state
-        round_ = min(state.round, trained.plan.rounds) if state.roster else state.round + 1
+        round_ = _number(trained, state)
         lines += [Participation(name, round_, site, "in") for site in state.roster]
         for note in state.notes:
             reason = note.reason or log.reasons.get((note.site, note.status), "")
@@ -119,7 +119,7 @@ def participation(name: str, trained: Trained) -> list[Participation]:
         lines += [
             Participation(name, round_, site, "evaluated")
             for site in log.evaluation or ()
-            if site not in trains
+            if site not in trains or not trained.plan.rounds
         ]
     order = {site: i for i, site in enumerate(trained.plan.rows)}
     return sorted(lines, key=lambda line: (line.round, order[SiteId(line.site)]))
@@ -184,6 +184,11 @@ def _of_members(
     return found
 
 
+def _number(trained: Trained, state: State) -> int:
+    """Return which round a State closed: of an attempt that is to be repeated, the next one."""
+    return min(state.round + (state.attempt > 0), trained.plan.rounds)
+
+
 def _round(trained: Trained, state: State) -> RoundResult:
     log = next(log for log in trained.finished.logs if log.state is state)
     metrics = {
@@ -197,7 +202,7 @@ def _round(trained: Trained, state: State) -> RoundResult:
     }
     sites = [site for site in log.sent if site != POOLED]
     sent, received = ({s: table[s] for s in sites} for table in (log.sent, log.received))
-    return RoundResult(min(state.round, trained.plan.rounds), metrics, log.seconds, sent, received)
+    return RoundResult(_number(trained, state), metrics, log.seconds, sent, received)
 
 
 def _disagreement(trained: Trained) -> float | None:

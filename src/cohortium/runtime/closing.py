@@ -9,6 +9,9 @@ from cohortium.plan.plan import Metric, Note, State
 from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.types import PartyId, SiteId
 
+_UNFIT = frozenset({"absent", "refused", "failed", "excluded"})
+"""How a sampled site fares whose update does not count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
@@ -26,6 +29,7 @@ def close(
     consensus: Mapping[PartyId, Consensus],
     evaluation: Evaluation | None,
     notes: tuple[Note, ...],
+    refusal: str = "",
 ) -> State:
     """Return the State that follows `before`.
 
@@ -35,16 +39,16 @@ def close(
         consensus: each holder's consensus model, as far as there is one.
         evaluation: the sites' statistics, or None where the round was not evaluated.
         notes: participation lines that did not come with a consensus.
+        refusal: why a consensus is void, as its party told; used where it is not for lack of sites.
     """
     plan = agreement.plan
     roster = tuple(dict.fromkeys(s for held in consensus.values() for s in held.roster))
     lines = [*notes, *(note for held in consensus.values() for note in held.notes)]
     lines += _not_sampled(agreement, before)
-    in_it = set(roster)
-    named = tuple(dict.fromkeys(n for n in lines if n.site not in in_it or n.status != "absent"))
+    named = _in_order(agreement, before, roster, lines)
     after = replace(before, notes=named, metrics={}, roster=(), previous=before.digest)
     if not consensus or (plan.rounds and len(roster) < plan.needed):
-        return _fall_short(agreement, after, count=len(roster))
+        return _fall_short(agreement, after, refusal)
     metrics = {} if evaluation is None else agreement.measure(evaluation)
     after = replace(
         after,
@@ -76,27 +80,50 @@ def doubt(agreement: Agreement, before: State, state: State) -> str:
     """Return why a member should not believe that `state` follows `before`; empty if it may.
 
     A member recomputes what the published State itself shows: the chain, that the roster lies
-    within the members that train, and the stop rule.
+    within the members that train and reaches the quorum, and the rules of stopping and shortfall.
     """
     plan = agreement.plan
-    if state.study != before.study:
-        return "it belongs to another study"
+    counted = bool(state.roster) or (not plan.rounds and state.status == "finished")
+    advanced = (state.round, state.attempt) == (before.round + 1, 0)
+    again = (state.round, state.attempt) == (before.round, before.attempt + 1)
+    if state.study != before.study or state.previous != before.digest:
+        return "it does not follow the state before it"
+    if before.status != "running" or not (advanced or again):
+        return "no round of this number can follow"
     strangers = plan.strangers(state)
     if strangers:
         return f"its roster names {', '.join(sorted(strangers))}, which the plan does not"
-    next_one = state.round == before.round + 1 and plan.on_shortfall != "wait"
-    if next_one and state.previous != before.digest:
-        return "it does not follow the state before it"
-    if next_one and state.roster and state.patience != patience(agreement, before, state.metrics):
-        return "its stopping counter does not follow from its metrics"
-    if state.status == "finished" and not ends(agreement, state):
-        return "it ends the run before the rule says so"
+    if counted:
+        return _doubt_counted(agreement, before, state) if advanced else "a round counts once"
+    if advanced and plan.on_shortfall != "skip":
+        return "a round below quorum is not skipped here"
+    waits = plan.on_shortfall == "wait" and state.attempt < plan.attempts
+    if again and (state.status == "running") != waits:
+        return "it does not apply the rule for a round below quorum"
+    if advanced and (state.status == "finished") != ends(agreement, state):
+        return "it does not apply the stop rule"
     return ""
 
 
-def _fall_short(agreement: Agreement, after: State, *, count: int) -> State:
+def _doubt_counted(agreement: Agreement, before: State, state: State) -> str:
     plan = agreement.plan
+    if plan.rounds and len(set(state.roster)) < plan.needed:
+        return f"{len(set(state.roster))} sites are below the quorum of {plan.needed}"
+    if not state.models:
+        return "it names no model"
+    if state.patience != patience(agreement, before, state.metrics):
+        return "its stopping counter does not follow from its metrics"
+    if state.status != ("finished" if ends(agreement, state) else "running"):
+        return "it does not apply the stop rule"
+    return ""
+
+
+def _fall_short(agreement: Agreement, after: State, refusal: str) -> State:
+    plan = agreement.plan
+    count = plan.sampled - len({note.site for note in after.notes if note.status in _UNFIT})
     reason = f"round {after.round + 1}: {count} of {plan.needed} needed sites"
+    if count >= plan.needed and refusal:  # such as a robust rule that is left with too few
+        reason = f"round {after.round + 1}: {refusal}"
     if plan.on_shortfall == "skip":
         skipped = replace(after, round=after.round + 1, attempt=0, reason=reason)
         return replace(skipped, status="finished") if ends(agreement, skipped) else skipped
@@ -104,6 +131,24 @@ def _fall_short(agreement: Agreement, after: State, *, count: int) -> State:
     if plan.on_shortfall == "wait" and again.attempt < plan.attempts:
         return again
     return replace(again, status="stopped")
+
+
+def _in_order(
+    agreement: Agreement, before: State, roster: tuple[SiteId, ...], lines: list[Note]
+) -> tuple[Note, ...]:
+    """Return each line once, in roster order, with one for every sampled site that none names."""
+    plan = agreement.plan
+    known, in_it = set(plan.rows), set(roster)
+    lines = [n for n in lines if n.site in known and not (n.site in in_it and n.status == "absent")]
+    if plan.rounds:
+        named = in_it.union(note.site for note in lines)
+        steps = plan.round(before).steps
+        trained = (SiteId(step.party) for step in steps if step.op == "train")
+        lost = "nothing that it trained reached the consensus"
+        lines += [Note(site, "absent", lost) for site in trained if site not in named]
+    place = {site: i for i, site in enumerate(plan.rows)}
+    unique = dict.fromkeys(lines)
+    return tuple(sorted(unique, key=lambda note: (place[note.site], note.status, note.reason)))
 
 
 def _not_sampled(agreement: Agreement, before: State) -> list[Note]:

@@ -40,6 +40,7 @@ class Progress:
         fold: the aggregation in progress.
         roster: sites whose records are in it.
         notes: participation lines.
+        voids: by place, why what came is void.
     """
 
     step: Step
@@ -54,6 +55,7 @@ class Progress:
     fold: Fold | None = None
     roster: list[SiteId] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    voids: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: Step) -> Progress:
@@ -85,9 +87,19 @@ class Progress:
             return
         if isinstance(value, Void):
             self.notes += value.notes
+            self.voids[self.places[source]] = value.reason
         else:
             self.gathered[self.places[source]] = value
             self.count += 1
+
+    def drop_inputs(self) -> None:
+        """Let go of what has been used; who was in it and what was said of it stay."""
+        for value in self.inputs.values():
+            if isinstance(value, Plain | Reduced):
+                self.roster += value.roster
+                self.notes += value.notes
+        self.inputs.clear()
+        self.gathered.clear()
 
     def note_absent(self, plan: RoundPlan) -> None:
         """Name the sites from whose sources nothing came."""

@@ -31,13 +31,13 @@ from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import Trained, arm_result, measure, participation
 from cohortium.runtime.bench import Bench, Sites, StudyLike
 from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
-from cohortium.runtime.engine import ENGINES, VALIDATION, Engine, Federation, Finished, Observer
+from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer
 from cohortium.runtime.environment import environment
 from cohortium.runtime.result import Result
 from cohortium.study.arms import ARMS, POOLED, Variant
 from cohortium.study.compile import compile_plan
 from cohortium.study.study import Study
-from cohortium.types import Params, PartyId, SiteId, Statistics
+from cohortium.types import VALIDATION, Params, PartyId, SiteId, Statistics
 
 
 def simulate(
@@ -396,12 +396,12 @@ def check_arguments(
     Raises:
         ArgumentError: with what is there.
     """
-    known = ", ".join(ARMS)
+    some = f"some of {', '.join(ARMS)}, separated by commas"
     if not arms:
-        raise _argument_error("arms", "none", f"some of {known}", "Name at least one")
+        raise _argument_error("arms", "none", some, "Name at least one")
     for arm in arms:
         if arm not in ARMS:
-            raise _argument_error("arms", repr(arm), f"some of {known}", _nearest(arm, ARMS))
+            raise _argument_error("arms", repr(arm), some, _nearest(arm, ARMS))
     if len(set(arms)) != len(arms):
         raise _argument_error("arms", "an arm twice", "each arm once", "Leave out one of the two")
     if engine != "auto":
@@ -418,7 +418,7 @@ def check_arguments(
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, list(known), n=1)
-    return f"Did you mean {near[0]!r}?" if near else "Separate arms by commas"
+    return f"Did you mean {near[0]!r}?" if near else "See: cohortium compare --help"
 
 
 def _argument_error(key: str, got: str, expected: str, advice: str) -> ArgumentError:
