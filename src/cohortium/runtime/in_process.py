@@ -22,7 +22,10 @@ from cohortium.runtime.events import Arrived, Done, Effect, Record, Run, Send, T
 from cohortium.types import Params, PartyId, SiteId
 
 WINDOW = 1024
-"""Sites, in roster order, among which blocks are formed by size; bounds what waits to be folded."""
+"""Most sites, in roster order, among which blocks are formed by size."""
+
+WINDOW_BYTES = 64 << 20
+"""Most bytes of the updates of such sites, beyond one block: they wait to be folded in order."""
 
 
 class Sequential:
@@ -68,9 +71,11 @@ class Vectorised(Sequential):
         rows = federation.agreement.plan.rows
         place = {site: i for i, site in enumerate(rows)}
         trains.sort(key=lambda run: place[SiteId(run.party)])
+        sites = min(WINDOW, WINDOW_BYTES // federation.task.layout.nbytes)
+        width = size * max(1, sites // size)
         blocks = []
-        for start in range(0, len(trains), WINDOW):
-            window = trains[start : start + WINDOW]
+        for start in range(0, len(trains), width):
+            window = trains[start : start + width]
             if size > 1:
                 window.sort(key=lambda run: rows[SiteId(run.party)])
             blocks += [window[i : i + size] for i in range(0, len(window), size)]
@@ -168,19 +173,21 @@ class _Loop:
 
     def _perform(self, runs: list[Run]) -> list[Done]:
         """Run steps over records; a step whose code raises has failed, the run goes on."""
-        federation = self.federation
         try:
-            if runs[0].step.op == "evaluate":
-                return [federation.evaluated(run, at=self.now) for run in runs]
-            trained = federation.task.train([federation.job(run) for run in runs])
-            pairs = zip(runs, trained, strict=True)
-            return [federation.trained(run, result, at=self.now) for run, result in pairs]
+            return self._attempt(runs)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - study code; it is named
-            reason = f"{type(error).__name__}: {error}"
-            return [
-                Done(run.round, run.attempt, run.step.id, None, None, reason, self.now)
-                for run in runs
-            ]
+            if len(runs) > 1:  # one by one, so that only the step that raises has failed
+                return [done for run in runs for done in self._perform([run])]
+            [run], reason = runs, f"{type(error).__name__}: {error}"
+            return [Done(run.round, run.attempt, run.step.id, None, None, reason, self.now)]
+
+    def _attempt(self, runs: list[Run]) -> list[Done]:
+        federation = self.federation
+        if runs[0].step.op == "evaluate":
+            return [federation.evaluated(run, at=self.now) for run in runs]
+        trained = federation.task.train([federation.job(run) for run in runs])
+        pairs = zip(runs, trained, strict=True)
+        return [federation.trained(run, result, at=self.now) for run, result in pairs]
 
     # -- what is kept of a round -------------------------------------------------------------------
 
