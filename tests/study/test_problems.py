@@ -49,7 +49,7 @@ BAD: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"study.seed": float("nan")}, "study.seed", ("got nan", "a finite number")),
     ({"data.split.test": float("inf")}, "data.split.test", ("got inf", "a finite number")),
     ({"study.name": date(2026, 1, 1)}, "study.name", ("type date", "text")),
-    ({"plan.sites": {"a", "b"}}, "plan.sites", ("type set", "a list")),
+    ({"plan.sites": {"a"}}, "plan.sites", ("type set", "a list")),
     # values
     ({"schema_version": 2}, "schema_version", ("got 2", "expected 1")),
     ({"study.name": "My study"}, "study.name", ("'My study'", "lower-case letters")),
