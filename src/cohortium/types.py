@@ -20,6 +20,9 @@ Array = NDArray[np.generic]
 Statistics = Mapping[str, NDArray[np.float64]]
 """Additive statistics by name: summing them over sites gives those of all sites together."""
 
+VALIDATION = "validation/"
+"""Prefix of the statistics that come from the validation part."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:

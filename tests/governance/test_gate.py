@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from cohortium.errors import RefusedError
 from cohortium.governance.gate import Admitted, Declaration, Gate, Plain, Reduced, Release, check
-from cohortium.plan.plan import State
-from cohortium.plan.step import Step
+from cohortium.plan.step import RoundPlan, Step
 from cohortium.types import Params, PartyId, SiteId, Update
 
 PARAMS = Params.of({"w": np.arange(4, dtype=np.float32), "n": np.array(3, np.int64)})
@@ -22,7 +21,8 @@ DECLARED = Declaration(PARAMS.layout, {"loss": (2,)})
 TRAIN = Step("train/a", PartyId("a"), "train", covers=(SiteId("a"),))
 EVALUATE = Step("evaluate/a", PartyId("a"), "evaluate", covers=(SiteId("a"),))
 READER = (PartyId("hub"),)
-STATE = State("study")
+OUTCOME = Step("outcome", READER[0], "reduce", gathers=("train/a", "evaluate/a"), needs=1)
+PLAN = RoundPlan(1, (TRAIN, EVALUATE, OUTCOME))
 
 
 def gate(rows: float = 10) -> Gate:
@@ -32,13 +32,13 @@ def gate(rows: float = 10) -> Gate:
 def test_a_good_update_passes_once() -> None:
     mine = gate()
     admitted = mine.admit(Update(PARAMS, 10.0), TRAIN)
-    release = mine.release(Plain(admitted), TRAIN, readers=READER, state=STATE)
+    release = mine.release(Plain(admitted), TRAIN, readers=READER, plan=PLAN)
     assert (release.sender, release.step, release.round) == ("a", "train/a", 1)
     assert release.nbytes == PARAMS.nbytes
     with pytest.raises(RefusedError, match="admitted before"):
         mine.admit(Update(PARAMS, 10.0), TRAIN)
     with pytest.raises(RefusedError, match="has had a payload"):
-        mine.release(Plain(admitted), TRAIN, readers=READER, state=STATE)
+        mine.release(Plain(admitted), TRAIN, readers=READER, plan=PLAN)
     mine.open_round()
     mine.admit(Update(PARAMS, 10.0), TRAIN)
 
@@ -47,7 +47,30 @@ def test_what_one_step_was_admitted_for_does_not_leave_as_another() -> None:
     mine = gate()
     admitted = mine.admit(Update(PARAMS, 10.0), TRAIN)
     with pytest.raises(RefusedError, match="cannot leave as"):
-        mine.release(Plain(admitted), EVALUATE, readers=READER, state=STATE)
+        mine.release(Plain(admitted), EVALUATE, readers=READER, plan=PLAN)
+
+
+def test_only_declared_readers_get_only_declared_kinds() -> None:
+    mine = gate()
+    plain = Plain(mine.admit(Update(PARAMS, 10.0), TRAIN))
+    with pytest.raises(RefusedError, match=r"mallory read no 'train/a'"):
+        mine.release(plain, TRAIN, readers=(PartyId("mallory"),), plan=PLAN)
+    with pytest.raises(RefusedError, match="train steps do not send a Reduced"):
+        mine.release(Reduced(PARAMS, 1.0), TRAIN, readers=READER, plan=PLAN)
+    with pytest.raises(RefusedError, match="not a's in this round"):
+        mine.release(plain, OUTCOME, readers=READER, plan=PLAN)
+
+
+def test_an_evaluation_leaves_nothing_out() -> None:
+    declared = Declaration(
+        PARAMS.layout, {"loss": (2,), "n": (1,), "validation/loss": (2,), "validation/n": (1,)}
+    )
+    mine = Gate(PartyId("a"), declared, 10)
+    full = {"loss": np.zeros(2), "n": np.zeros(1)}
+    for statistics in ({}, {"loss": np.zeros(2)}, full | {"validation/n": np.zeros(1)}):
+        with pytest.raises(RefusedError, match="missing"):
+            mine.admit(Update(None, 1.0, statistics), EVALUATE)
+    mine.admit(Update(None, 1.0, full), EVALUATE)  # a site may have no validation rows
 
 
 def test_nobody_else_makes_what_only_a_gate_makes() -> None:

@@ -10,16 +10,25 @@ import numpy as np
 import pytest
 
 from cohortium.aggregation.krum import Krum
+from cohortium.aggregation.server_optimizer import FedAvgM
 from cohortium.errors import RunFailedError
-from cohortium.governance.gate import Gate, Plain, Release, check
+from cohortium.governance.gate import (
+    _SEAL,
+    Admitted,
+    Closed,
+    Plain,
+    Reduced,
+    Release,
+    Void,
+    check,
+)
 from cohortium.plan.cyclic import Cyclic
 from cohortium.plan.gossip import Gossip
+from cohortium.plan.hybrid import Hybrid, SubFederation
 from cohortium.plan.plan import Note, State
 from cohortium.plan.star import Star
-from cohortium.plan.step import Step
 from cohortium.plan.topology import Topology
 from cohortium.plan.tree import Tree
-from cohortium.runtime.engine import Federation
 from cohortium.runtime.in_process import Sequential
 from cohortium.testing import faults
 from cohortium.testing.faults import Faults
@@ -30,38 +39,34 @@ ROWS = {"a": 30, "b": 12, "c": 55, "d": 8}
 TREE = Tree(groups={"north": ["a", "b"], "south": ["c", "d"]})
 
 
-def hostile(
-    made: Federation, change: Callable[[Update], Update]
-) -> Callable[[Release], list[Release]]:
+def hostile(change: Callable[[Update], Update]) -> Callable[[Release], list[Release]]:
     """Return a node that sends something else than its gate admitted."""
 
     def lie(release: Release) -> list[Release]:
         if not isinstance(release.payload, Plain) or not release.step.startswith("train"):
             return [release]
         update = change(release.payload.admitted.update)
-        return [forge(made, release, update)]
+        return [forge(release, update)]
 
     return lie
 
 
-def forge(
-    made: Federation, release: Release, update: Update, *, roster: tuple[str, ...] | None = None
-) -> Release:
+def forge(release: Release, update: Update, *, roster: tuple[str, ...] | None = None) -> Release:
     """Return a release of an update that no honest gate would admit."""
-
-    class Careless(Gate):
-        def admit(self, update: Update, step: Step) -> Any:
-            from cohortium.governance import gate
-
-            return gate.Admitted(update, step.id, _sum(update), seal=gate._SEAL)
-
-    plan = made.agreement.plan
-    state = State(plan.study, round=release.round - 1, attempt=release.attempt)
-    step = plan.round(state)[release.step]
-    gate = Careless(release.sender, made.agreement.declaration)
+    admitted = Admitted(update, release.step, _sum(update), seal=_SEAL)
     names = (release.sender,) if roster is None else roster
-    payload = Plain(gate.admit(update, step), tuple(map(SiteId, names)))
-    return gate.release(payload, step, readers=(PartyId("x"),), state=state)
+    return sent_as(release, Plain(admitted, tuple(map(SiteId, names))))
+
+
+def sent_as(release: Release, payload: Any, **changes: Any) -> Release:
+    """Return a release with another payload, or another origin, than the gate let go."""
+    origin = {
+        "sender": release.sender,
+        "round_": release.round,
+        "attempt": release.attempt,
+        "step": release.step,
+    }
+    return Release(payload, **{**origin, **changes}, seal=_SEAL)
 
 
 def _sum(update: Update) -> float:
@@ -112,7 +117,7 @@ def test_a_hostile_update_is_excluded_and_named(kind: str, topology: Topology) -
     """Past its own gate: the aggregator must find it, and the others' mean must not change."""
     change, words = BAD[kind]
     made = federation(topology, ROWS, rounds=1, quorum=3)
-    found = faults.run(made, Faults(lies={"c": hostile(made, change)}))
+    found = faults.run(made, Faults(lies={"c": hostile(change)}))
     state = found.actors[PartyId("@aggregator")].state
     [note] = [n for n in state.notes if n.site == "c"]
     assert note.status == "excluded"
@@ -129,7 +134,7 @@ def test_a_hostile_roster_is_excluded_and_named(roster: tuple[str, ...], words: 
     def lie(release: Release) -> list[Release]:
         if not release.step.startswith("train") or not isinstance(release.payload, Plain):
             return [release]
-        return [forge(made, release, release.payload.admitted.update, roster=roster)]
+        return [forge(release, release.payload.admitted.update, roster=roster)]
 
     state = faults.run(made, Faults(lies={"c": lie})).actors[PartyId("@aggregator")].state
     [note] = state.notes
@@ -151,7 +156,7 @@ def test_a_site_s_own_gate_refuses_and_tells_no_more(kind: str) -> None:
 
 def test_an_excluded_update_does_not_count_towards_the_quorum() -> None:
     made = federation(Star(), ROWS, rounds=1, quorum=4)
-    found = faults.run(made, Faults(lies={"c": hostile(made, filled(np.nan))}))
+    found = faults.run(made, Faults(lies={"c": hostile(filled(np.nan))}))
     state = found.actors[PartyId("a")].state
     assert state.status == "stopped"
     assert "3 of 4" in state.reason or "0 of 4" in state.reason
@@ -164,7 +169,7 @@ def test_a_second_update_for_the_same_step_is_excluded_and_named() -> None:
     def twice(release: Release) -> list[Release]:
         if not isinstance(release.payload, Plain) or not release.step.startswith("train"):
             return [release]
-        return [release, forge(made, release, filled(5.0)(release.payload.admitted.update))]
+        return [release, forge(release, filled(5.0)(release.payload.admitted.update))]
 
     expected = Sequential().run(made).logs[-1].state
     found = faults.run(made, Faults(shuffle=False, lies={"b": twice}))
@@ -251,32 +256,177 @@ def test_early_stopping_stops_every_member_in_the_same_round() -> None:
     assert finished.logs[-2].state.patience == 1
 
 
-FORGED = {
+FORGED: dict[str, Callable[[State], State]] = {
     "a stranger in the roster": lambda s: replace(s, roster=(*s.roster, SiteId("mallory"))),
     "an early end": lambda s: replace(s, status="finished"),
+    "a late end": lambda s: replace(s, round=99, status="finished"),
     "another past": lambda s: replace(s, previous="0" * 64),
     "another study": lambda s: replace(s, study="other"),
     "a wrong counter": lambda s: replace(s, patience=s.patience + 1),
+    "a roster below quorum": lambda s: replace(s, roster=s.roster[:1]),
+    "a skipped round": lambda s: replace(s, roster=()),
+    "a stop for no reason": lambda s: replace(s, roster=(), status="stopped"),
+    "a round again": lambda s: replace(s, round=0, attempt=1, roster=()),
+    "no model": lambda s: replace(s, models={}),
 }
 
 
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_forged_outcome_is_refused(kind: str) -> None:
-    from cohortium.governance.gate import Closed
-
     made = federation(Star(), ROWS, rounds=3, patience=5)
 
     def lie(release: Release) -> list[Release]:
         if not isinstance(release.payload, Closed) or release.payload.state.round != 1:
             return [release]
-        state = FORGED[kind](release.payload.state)
-        gate = Gate(release.sender, made.agreement.declaration)
-        before = State(made.agreement.plan.study)
-        closing = made.agreement.plan.round(before).closing
-        return [gate.release(Closed(state), closing, readers=(PartyId("x"),), state=before)]
+        return [sent_as(release, Closed(FORGED[kind](release.payload.state)))]
 
     with pytest.raises(RunFailedError, match="nothing is under way"):
         faults.run(made, Faults(shuffle=False, lies={"@aggregator": lie}))
+
+
+@pytest.mark.parametrize("number", [1, 2, 99])
+@pytest.mark.parametrize("status", ["finished", "running", "stopped"])
+def test_nobody_but_the_closing_party_ends_a_round(number: int, status: Any) -> None:
+    made = federation(Star(), ROWS)
+
+    def lie(release: Release) -> list[Release]:
+        state = State("test", round=number, attempt=0, status=status, roster=(SiteId("a"),))
+        return [sent_as(release, Closed(state), step="outcome"), release]
+
+    expected = Sequential().run(made).logs[-1].state
+    found = faults.run(made, Faults(lies={"c": lie}))
+    assert {actor.state.digest for actor in found.actors.values()} == {expected.digest}
+    assert any(record.party == "@aggregator" for record in found.refused)
+
+
+@pytest.mark.parametrize("topology", [Star(), TREE, Cyclic()], ids=str)
+def test_a_flood_is_not_kept(topology: Topology) -> None:
+    """Neither invented steps, nor rounds and attempts that will never be."""
+    made = federation(topology, ROWS)
+
+    def flood(release: Release) -> list[Release]:
+        model = Reduced(made.initial, 1.0)
+        made_up = [
+            sent_as(release, model, step=step, round_=round_, attempt=attempt)
+            for step in ("consensus", f"consensus/{release.sender}", "train/a", "x")
+            for round_ in (1, 2, 3, 50)
+            for attempt in range(50)
+        ]
+        return [release, *made_up]
+
+    expected = Sequential().run(made).logs[-1].state
+    found = faults.run(made, Faults(lies={"c": flood}, shuffle=False))
+    for party, actor in found.actors.items():
+        assert actor.state.digest == expected.digest, party
+        assert len(actor._early) + len(actor._candidates) < 60
+
+
+ODD = {
+    "no statistics at all": lambda u: replace(u, statistics={}),
+    "a word for a weight": lambda u: replace(u, weight="many"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_evaluation_is_excluded_and_the_run_goes_on(kind: str) -> None:
+    made = federation(Star(), ROWS, rounds=1)
+
+    def lie(release: Release) -> list[Release]:
+        if not isinstance(release.payload, Plain) or not release.step.startswith("evaluate"):
+            return [release]
+        return [forge(release, ODD[kind](release.payload.admitted.update), roster=())]
+
+    state = faults.run(made, Faults(lies={"c": lie})).actors[PartyId("a")].state
+    assert state.status == "finished"
+    assert set(state.metrics["loss"].per_site) == {"a", "b", "d"}
+    assert ("c", "excluded") in {(note.site, note.status) for note in state.notes}
+
+
+def test_a_void_slanders_nobody_and_its_sender_is_named() -> None:
+    made = federation(Star(), ROWS, rounds=1, quorum=3)
+
+    def lie(release: Release) -> list[Release]:
+        notes = (Note(SiteId("a"), "excluded", "slander"), Note(SiteId("mallory"), "excluded"))
+        return [sent_as(release, Void("refused", notes))]
+
+    state = faults.run(made, Faults(lies={"c": lie})).actors[PartyId("a")].state
+    assert {note.site for note in state.notes} == {"c"}
+    assert state.roster == ("a", "b", "d")
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [
+        Cyclic(),
+        Hybrid(
+            outer="star",
+            groups=(
+                SubFederation(name="g", topology="gossip", sites=("a", "b")),
+                SubFederation(name="h", topology="cyclic", sites=("c", "d")),
+            ),
+        ),
+    ],
+    ids=["cyclic", "hybrid"],
+)
+@pytest.mark.parametrize("gone", ["a", "b", "c", "d"])
+def test_whoever_is_not_in_it_is_named(topology: Topology, gone: str) -> None:
+    made = federation(topology, ROWS, rounds=1, on_shortfall="skip", quorum=1)
+    state = faults.run(made, Faults(silent=frozenset({(gone, 1)}))).rounds[0].state
+    assert state is not None
+    named = {note.site for note in state.notes}
+    assert gone in named
+    assert named | set(state.roster) == set(ROWS)
+
+
+def test_a_bad_update_in_a_chain_names_only_its_sender() -> None:
+    made = federation(Cyclic(), ROWS, rounds=1)
+    found = faults.run(made, Faults(lies={"c": hostile(filled(np.nan))}))
+    state = found.actors[PartyId("@clerk")].state
+    assert {n.site for n in state.notes if n.status == "excluded"} == {"c"}
+
+
+def test_the_last_of_a_chain_weighs_what_it_declared() -> None:
+    """It stands for its group's weight: claiming the group's rows itself would count them twice."""
+    groups = (
+        SubFederation(name="g", topology="star", sites=("a", "b")),
+        SubFederation(name="h", topology="cyclic", sites=("c", "d")),
+    )
+    made = federation(Hybrid(outer="star", groups=groups), ROWS, rounds=1, quorum=2)
+    found = faults.run(made, Faults(lies={"d": hostile(weighing(63.0))}))
+    state = found.actors[PartyId("a")].state
+    assert ("d", "excluded") in {(note.site, note.status) for note in state.notes}
+    assert state.roster == ("a", "b")
+
+
+def test_a_server_step_that_overflows_stops_the_run_and_says_so() -> None:
+    made = federation(Star(), ROWS, rounds=2, server_optimizer=FedAvgM(lr=3e38))
+    state = Sequential().run(made).logs[-1].state
+    assert state.status == "stopped"
+
+
+def test_notes_do_not_depend_on_the_order_of_arrival() -> None:
+    made = federation(Star(), ROWS, rounds=1, quorum=2)
+    lies = {"b": hostile(filled(np.nan)), "c": hostile(weighing(-1.0))}
+    digests = {
+        faults.run(made, Faults(seed=seed, lies=lies)).actors[PartyId("a")].state.digest
+        for seed in range(12)
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("topology", [Star(), Gossip(), Cyclic(order="random")], ids=str)
+def test_who_lags_behind_catches_up_without_redoing_rounds(topology: Topology) -> None:
+    """Skipped and sampled rounds on the way, in any order of arrival."""
+    fraction = 1.0 if isinstance(topology, Gossip) else 0.75
+    made = federation(topology, ROWS, rounds=6, on_shortfall="skip", fraction=fraction)
+    silent = frozenset({("b", 2), ("c", 4)})
+    expected = faults.run(made, Faults(shuffle=False, silent=silent))
+    last = expected.actors[PartyId("a")].state.digest
+    for seed in range(25):
+        found = faults.run(made, Faults(seed=seed, duplicates=0.3, kills=0.1, silent=silent))
+        assert {actor.state.digest for actor in found.actors.values()} == {last}
+        for party, actor in found.actors.items():
+            assert actor.model.digest == expected.actors[party].model.digest
 
 
 def test_check_tells_two_updates_apart() -> None:

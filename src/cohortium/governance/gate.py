@@ -17,8 +17,8 @@ import numpy as np
 
 from cohortium.errors import RefusedError
 from cohortium.plan.plan import Note, State
-from cohortium.plan.step import Step
-from cohortium.types import Layout, Params, PartyId, SiteId, Statistics, Update
+from cohortium.plan.step import RoundPlan, Step
+from cohortium.types import VALIDATION, Layout, Params, PartyId, SiteId, Statistics, Update
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,18 @@ class Void:
 
 Outbound = Plain | Reduced | Vote | Closed | Void
 
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "train": (Plain,),
+    "evaluate": (Plain,),
+    "reduce": (Reduced,),
+    "mix": (Reduced,),
+    "select": (Reduced,),
+    "consensus": (Reduced, Vote),
+    "tally": (),
+    "outcome": (Closed,),
+}
+"""What a step may send, by its op; any step may send void."""
+
 
 class Release:
     """A payload that a gate let go. Only a gate can make one.
@@ -147,13 +159,34 @@ class Gate:
         return Admitted(update, step.id, fingerprint, seal=_SEAL)
 
     def release(
-        self, payload: Outbound, step: Step, *, readers: tuple[PartyId, ...], state: State
+        self,
+        payload: Outbound,
+        step: Step,
+        *,
+        readers: tuple[PartyId, ...],
+        plan: RoundPlan,
+        attempt: int = 0,
     ) -> Release:
         """Let one payload go to readers of a step.
 
+        Args:
+            payload: what leaves.
+            step: the step whose value it is.
+            readers: who is to have it.
+            plan: the round's steps.
+            attempt: of the round.
+
         Raises:
-            RefusedError: a reader has had a payload of this step, or is none of its readers.
+            RefusedError: the step is another party's, a reader is none of the step's or has had a
+                payload of it, or the payload is not of a kind that such steps send.
         """
+        if step.party != self.party or plan.get(step.id) != step:
+            raise RefusedError(f"step {step.id!r} is not {self.party}'s in this round")
+        if not isinstance(payload, (*KINDS[step.op], Void)):
+            raise RefusedError(f"{step.op} steps do not send a {type(payload).__name__}")
+        strangers = set(readers).difference(plan.readers[step.id])
+        if strangers:
+            raise RefusedError(f"{', '.join(sorted(strangers))} read no {step.id!r}")
         for reader in readers:
             if (step.id, reader) in self._released:
                 raise RefusedError(f"{reader} has had a payload of step {step.id!r}")
@@ -165,8 +198,8 @@ class Gate:
         return Release(
             payload,
             sender=self.party,
-            round_=state.round + 1,
-            attempt=state.attempt,
+            round_=plan.round,
+            attempt=attempt,
             step=step.id,
             seal=_SEAL,
         )
@@ -195,6 +228,8 @@ def check(update: Update, declaration: Declaration, *, most: float, trained: boo
     """
     if trained != (update.params is not None):
         raise RefusedError("arrays are missing" if trained else "an evaluation carries arrays")
+    if not isinstance(update.weight, float | int) or isinstance(update.weight, bool):
+        raise RefusedError(f"a weight is a number, not a {type(update.weight).__name__}")
     least = 0.0 if trained else -1.0  # a site may have nothing to evaluate on
     if not (math.isfinite(update.weight) and update.weight > least):
         raise RefusedError(f"weight {update.weight} is not a positive number")
@@ -204,7 +239,10 @@ def check(update: Update, declaration: Declaration, *, most: float, trained: boo
     if update.params is not None:
         _check_layout(update.params.layout, declaration.layout)
         total = _sum(update.params)
-    return total + _check_statistics(update.statistics, declaration.statistics)
+    total += _check_statistics(update.statistics, declaration.statistics)
+    if not trained:
+        _check_complete(update.statistics, declaration.statistics)
+    return total
 
 
 def _check_layout(got: Layout, declared: Layout) -> None:
@@ -239,12 +277,26 @@ def _check_statistics(got: Statistics, declared: Mapping[str, tuple[int, ...]]) 
     for name, values in got.items():
         if name not in declared:
             raise RefusedError(f"statistic {name!r} is not declared")
+        if not isinstance(values, np.ndarray):
+            raise RefusedError(f"statistic {name!r} is no array")
         if values.shape != declared[name]:
             raise RefusedError(f"statistic {name!r} has shape {values.shape}, not {declared[name]}")
         if values.dtype != np.float64 or not np.isfinite(values).all():
             raise RefusedError(f"statistic {name!r} is not finite float64")
         total += float(values.sum())
     return total
+
+
+def _check_complete(got: Statistics, declared: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an evaluation that leaves out a statistic: all of the test part, and all or none of
+    the validation part, which a site may not have.
+    """
+    wanted = {name for name in declared if not name.startswith(VALIDATION)}
+    if any(name.startswith(VALIDATION) for name in got):
+        wanted = set(declared)
+    missing = sorted(wanted.difference(got))
+    if missing:
+        raise RefusedError(f"statistics are missing: {', '.join(map(repr, missing))}")
 
 
 def _nbytes(payload: Outbound) -> int:

@@ -10,6 +10,7 @@ stays with oneself; where absence is not mutual, the mean is not preserved.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -110,26 +111,34 @@ def _named(gossip: Gossip, names: Sequence[str], _: int) -> set[tuple[int, int]]
 
 
 def _random_regular(gossip: Gossip, names: Sequence[str], seed: int) -> set[tuple[int, int]]:
-    """Draw stubs until no edge repeats and the graph is connected (configuration model)."""
     n, degree = len(names), gossip.degree
     if degree >= n or (n * degree) % 2:
         raise ValueError(
             f"{n} sites have no regular graph of degree {degree}: the degree must be below the "
             "number of sites, and their product even"
         )
+    return set(_drawn(n, degree, seed))
+
+
+@lru_cache(maxsize=8)
+def _drawn(n: int, degree: int, seed: int) -> frozenset[tuple[int, int]]:
+    """Swap the ends of random pairs of edges, many times: the degrees stay (Markov chain sampling,
+    Milo et al. 2003). A graph that comes out in pieces is swapped further.
+    """
     rng = derive_rng(seed, "gossip-graph")
-    for _ in range(10_000):
-        pairs = _match(rng.permutation(n * degree) % n)
-        if pairs is not None and not _unreached(_adjacent(n, pairs)):
-            return pairs
-    return _circulant(n, degree)
-
-
-def _match(stubs: object) -> set[tuple[int, int]] | None:
-    ends = [int(stub) for stub in stubs]  # type: ignore[attr-defined]
-    pairs = {(min(a, b), max(a, b)) for a, b in zip(ends[::2], ends[1::2], strict=True)}
-    simple = len(pairs) == len(ends) // 2 and all(a != b for a, b in pairs)
-    return pairs if simple else None
+    edges = sorted(_circulant(n, degree))
+    present = set(edges)
+    while True:
+        for i, j, flip in rng.integers((len(edges), len(edges), 2), size=(10 * len(edges), 3)):
+            (a, b), (c, d) = edges[i], edges[j]
+            c, d = (d, c) if flip else (c, d)
+            new = {(min(a, d), max(a, d)), (min(c, b), max(c, b))}
+            if len({a, b, c, d}) == 4 and not new & present:
+                present -= {edges[i], edges[j]}
+                edges[i], edges[j] = sorted(new)
+                present |= new
+        if not _unreached(_adjacent(n, present)):
+            return frozenset(present)
 
 
 def _circulant(n: int, degree: int) -> set[tuple[int, int]]:

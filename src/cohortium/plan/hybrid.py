@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from cohortium.part import PartOf, part
-from cohortium.plan.topology import TOPOLOGIES, Draft, Element, Group, Holder, Topology
+from cohortium.plan.topology import GROUP_NAME, TOPOLOGIES, Draft, Element, Group, Holder, Topology
 from cohortium.types import PartyId, SiteId
 
 AnyTopology = Annotated[Any, PartOf(TOPOLOGIES)]
@@ -18,7 +18,9 @@ AnyTopology = Annotated[Any, PartOf(TOPOLOGIES)]
 class SubFederation:
     """One group of a hybrid."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64, description="Unique in the hybrid.")]
+    name: Annotated[
+        str, Field(pattern=f"^{GROUP_NAME.pattern}$", description="Unique in the hybrid.")
+    ]
     topology: Annotated[AnyTopology, Field(description="How the group's sites are connected.")]
     sites: Annotated[
         tuple[str, ...], Field(strict=False, min_length=1, description="Its member sites.")

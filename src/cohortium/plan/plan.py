@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import ceil
@@ -19,6 +19,9 @@ from typing import Any, Literal
 from cohortium.plan.step import RoundPlan
 from cohortium.plan.topology import Draft, Holder, Topology, sample
 from cohortium.types import PartyId, SiteId
+
+CACHED = 4
+"""Rounds whose steps are kept: parties may be a little ahead of each other."""
 
 LoweringPass = Callable[[RoundPlan], RoundPlan]
 Status = Literal["running", "finished", "stopped"]
@@ -172,15 +175,19 @@ class Plan:
 
     def round(self, state: State) -> RoundPlan:
         """Return the steps of the round that follows `state`: equal arguments, equal steps."""
-        cached: dict[tuple[int, int], RoundPlan] = self.__dict__.setdefault("_rounds", {})
-        key = (state.round, state.attempt)
-        if key not in cached:
-            cached.clear()
-            plan = self._lay(state.round + 1)
+        return self.layout(state.round + 1)
+
+    def layout(self, round_: int) -> RoundPlan:
+        """Return the steps of a round by its number, counting from 1."""
+        cached: dict[int, RoundPlan] = self.__dict__.setdefault("_rounds", {})
+        if round_ not in cached:
+            if len(cached) >= CACHED:
+                del cached[min(cached)]
+            plan = self._lay(round_)
             for lower in self.passes:
                 plan = lower(plan)
-            cached[key] = plan
-        return cached[key]
+            cached[round_] = plan
+        return cached[round_]
 
     @cached_property
     def parties(self) -> tuple[PartyId, ...]:
@@ -192,6 +199,13 @@ class Plan:
         sites = (PartyId(member.site) for member in self.members)
         others = (step.party for step in draft.steps)
         return tuple(dict.fromkeys((*sites, *others, self.topology.closer)))
+
+    def most(self, sites: Iterable[SiteId]) -> float:
+        """Return the most that records of these sites may weigh together: the rows they declared.
+
+        Weights are mixed in floating point, so a little more passes.
+        """
+        return sum(self.rows[site] for site in sites) * (1 + 1e-9)
 
     def strangers(self, state: State) -> frozenset[SiteId]:
         """Return the sites in a State's roster that do not train in this plan."""

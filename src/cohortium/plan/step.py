@@ -104,6 +104,15 @@ class RoundPlan(Mapping[str, Step]):
                 found.setdefault((step.party, source), []).append(step)
         return {key: tuple(steps) for key, steps in found.items()}
 
+    @cached_property
+    def holder_of(self) -> dict[PartyId, PartyId]:
+        """Party to the one whose consensus model it is given; who is given none is not in it."""
+        found: dict[PartyId, PartyId] = {}
+        for step in self.steps:
+            if step.op == "consensus":
+                found |= dict.fromkeys((step.party, *step.to), step.party)
+        return found
+
     @property
     def closing(self) -> Step:
         """The step whose value is the next State."""

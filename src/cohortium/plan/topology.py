@@ -9,8 +9,10 @@ To add one: a file beside this one, and a line in `TOPOLOGIES`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cohortium.plan.step import Op, Step
@@ -20,6 +22,8 @@ from cohortium.types import PartyId, SiteId, derive_rng
 AGGREGATOR = PartyId("@aggregator")
 CLERK = PartyId("@clerk")
 """A party that sees votes and metrics only, never a model."""
+
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 TRANSFER = 0.25
 """Slack for handing a value on, as a share of the study's deadline."""
@@ -52,6 +56,8 @@ class Draft:
         deadline: seconds that a site has for one step.
         quorum: how many sites must be in a consensus.
         rows: training rows that each site declared.
+        steps: what has been laid out.
+        path: names of the groups that are being laid out, from the outermost.
     """
 
     seed: int
@@ -60,6 +66,7 @@ class Draft:
     quorum: int
     rows: Mapping[SiteId, int]
     steps: list[Step] = field(default_factory=list)
+    path: tuple[str, ...] = ()
     _settles: dict[str, float] = field(default_factory=dict)
     _covers: dict[str, tuple[SiteId, ...]] = field(default_factory=dict)
 
@@ -103,6 +110,14 @@ class Draft:
             )
         )
         return step_id
+
+    @contextmanager
+    def inside(self, group: str) -> Iterator[str]:
+        """Lay out a group within those that are being laid out; yield its full name."""
+        before = self.path
+        self.path = (*before, group)
+        yield "/".join(self.path)
+        self.path = before
 
     def covers(self, step_id: str) -> tuple[SiteId, ...]:
         """Return the sites whose records may be in a step's value."""
@@ -202,12 +217,23 @@ class Group:
         return tuple(site for element in self.elements for site in element.sites)
 
     def lay(self, draft: Draft, start: str | None) -> Holder:
-        """Lay out the group; where all its members end with a model of their own, the first one's
-        represents the group, at the group's whole weight.
+        """Lay out the group; where its members end with a model each, the first one reduces them.
+
+        The weights that peers mix add up to those that they began with: this is the group's mean.
         """
-        holders = self.topology.lay(draft, self.elements, name=self.name, start=start)
-        first = holders[0]
-        return Holder(first.party, first.step, self.sites, first.scale * len(holders))
+        with draft.inside(self.name) as name:
+            holders = self.topology.lay(draft, self.elements, name=name, start=start)
+            if len(holders) == 1:
+                return replace(holders[0], sites=self.sites)
+            step = draft.add(
+                f"reduce/{name}",
+                holders[0].party,
+                "reduce",
+                gathers=tuple(holder.step for holder in holders),
+                weights=tuple(holder.scale for holder in holders),
+                needs=1,
+            )
+            return Holder(holders[0].party, step, self.sites)
 
 
 def sample(seed: int, round_: int, sites: Sequence[SiteId], *, count: int) -> tuple[SiteId, ...]:

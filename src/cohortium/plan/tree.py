@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 
 from cohortium.part import part
 from cohortium.plan.star import Star
-from cohortium.plan.topology import AGGREGATOR, Draft, Element, Group, Holder, Site
+from cohortium.plan.topology import (
+    AGGREGATOR,
+    GROUP_NAME,
+    Draft,
+    Element,
+    Group,
+    Holder,
+    Site,
+)
 from cohortium.types import PartyId, SiteId
 
 
@@ -47,7 +55,7 @@ class Tree:
         missing = set(sites) - set(_sites_of(self.groups))
         if missing:
             raise ValueError(f"no group names the sites {', '.join(sorted(missing))}")
-        return _nest(self.groups, set(sites), prefix="")
+        return _nest(self.groups, set(sites))
 
     def lay(
         self, draft: Draft, elements: Sequence[Element], *, name: str, start: str | None
@@ -59,6 +67,8 @@ class Tree:
 def _sites_of(groups: Mapping[str, Any]) -> list[SiteId]:
     found: list[SiteId] = []
     for name, below in groups.items():
+        if not GROUP_NAME.fullmatch(name):
+            raise ValueError(f"the group name {name!r} is not letters, digits, '.', '_', '-', ' '")
         if isinstance(below, Mapping):
             found += _sites_of(below)
         elif isinstance(below, list | tuple) and all(isinstance(site, str) for site in below):
@@ -68,17 +78,16 @@ def _sites_of(groups: Mapping[str, Any]) -> list[SiteId]:
     return found
 
 
-def _nest(groups: Mapping[str, Any], sites: set[SiteId], *, prefix: str) -> list[Element]:
+def _nest(groups: Mapping[str, Any], sites: set[SiteId]) -> list[Element]:
     elements: list[Element] = []
     for name, below in groups.items():
-        path = f"{prefix}{name}"
         inner: list[Element]
         if isinstance(below, Mapping):
-            inner = _nest(below, sites, prefix=f"{path}/")
+            inner = _nest(below, sites)
         else:
             inner = [Site(SiteId(site)) for site in below if site in sites]
         if inner:
-            elements.append(Group(path, Star(), tuple(inner)))
+            elements.append(Group(name, Star(), tuple(inner)))
     return elements
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cohortium.plan.plan import Metric, Plan, State
 from cohortium.runtime.agreement import Evaluation
-from cohortium.runtime.engine import Finished
+from cohortium.runtime.engine import Finished, RoundLog
 from cohortium.runtime.result import ArmResult, MetricValue, Participation, RoundResult
 from cohortium.study.arms import ARMS, POOLED, Variant
 from cohortium.types import VALIDATION, Params, SiteId, Statistics, sum_statistics
@@ -98,7 +98,7 @@ def arm_result(name: str, trained: Sequence[Trained]) -> ArmResult:
         name=name,
         title=ARMS[name].title,
         metrics=metrics,
-        rounds=() if several else tuple(_round(first, log.state) for log in first.finished.logs),
+        rounds=() if several else tuple(_round(first, log) for log in first.finished.logs),
         seconds=sum(t.seconds for t in trained),
         members=members,
         disagreement=None if several else _disagreement(first),
@@ -118,7 +118,7 @@ def participation(name: str, trained: Trained) -> list[Participation]:
         trains = set(trained.plan.trainers)
         lines += [
             Participation(name, round_, site, "evaluated")
-            for site in log.evaluation or ()
+            for site in log.evaluated
             if site not in trains or not trained.plan.rounds
         ]
     order = {site: i for i, site in enumerate(trained.plan.rows)}
@@ -170,18 +170,20 @@ def _of_members(
     arm: str, trained: Sequence[Trained], members: Mapping[str, Mapping[str, MetricValue]]
 ) -> dict[str, MetricValue]:
     first = trained[0]
-    found = {}
+    metrics = {}
     for name, better in first.better.items():
-        if name not in next(iter(members.values())):
+        measured = {site: m[name] for site, m in members.items() if name in m}
+        if not measured:
             continue
-        own = {site: members[site][name].per_site.get(site) for site in members}
-        elsewhere = _mean(m[name].elsewhere for m in members.values())
+        own = {site: m.per_site.get(site) for site, m in measured.items()}
+        elsewhere = _mean(m.elsewhere for m in measured.values())
         if arm == "leave-one-out":  # elsewhere is the hospital that was left out
-            left_out = [t.evaluation[SiteId(t.variant.name)] for t in trained]
-            elsewhere = first.value(name, sum_statistics(left_out))
-        overall = _mean(m[name].overall for m in members.values())
-        found[name] = MetricValue(overall, own, elsewhere, worst(own.values(), better))
-    return found
+            evaluations = [(t.evaluation, SiteId(t.variant.name)) for t in trained]
+            left_out = [found[site] for found, site in evaluations if site in found]
+            elsewhere = first.value(name, sum_statistics(left_out)) if left_out else None
+        overall = _mean(m.overall for m in measured.values())
+        metrics[name] = MetricValue(overall, own, elsewhere, worst(own.values(), better))
+    return metrics
 
 
 def _number(trained: Trained, state: State) -> int:
@@ -189,8 +191,7 @@ def _number(trained: Trained, state: State) -> int:
     return min(state.round + (state.attempt > 0), trained.plan.rounds)
 
 
-def _round(trained: Trained, state: State) -> RoundResult:
-    log = next(log for log in trained.finished.logs if log.state is state)
+def _round(trained: Trained, log: RoundLog) -> RoundResult:
     metrics = {
         name: MetricValue(
             metric.overall,
@@ -198,11 +199,11 @@ def _round(trained: Trained, state: State) -> RoundResult:
             None,
             worst(metric.per_site.values(), trained.better[name.removeprefix(VALIDATION)]),
         )
-        for name, metric in state.metrics.items()
+        for name, metric in log.state.metrics.items()
     }
     sites = [site for site in log.sent if site != POOLED]
     sent, received = ({s: table[s] for s in sites} for table in (log.sent, log.received))
-    return RoundResult(_number(trained, state), metrics, log.seconds, sent, received)
+    return RoundResult(_number(trained, log.state), metrics, log.seconds, sent, received)
 
 
 def _disagreement(trained: Trained) -> float | None:

@@ -78,6 +78,7 @@ class Bench:
         Raises:
             InvalidInputError: with everything that is wrong.
         """
+        _check_arguments(model, model_args, task)
         bundle = _bundle(study)
         if seed is not None:
             changed = bundle.study.override({"study.seed": seed}, where="arguments")
@@ -244,6 +245,20 @@ def _records(
         )
         for site in chosen
     }
+
+
+def _check_arguments(
+    model: object, model_args: Mapping[str, Any] | None, task: LocalTask | None
+) -> None:
+    """Refuse arguments that would not be used."""
+    if model is None and model_args is not None:
+        got, expected = "arguments, and no model", "a model that takes them"
+        advice = "Pass model=, or write the arguments in task.model.args of the study"
+        raise ArgumentError(Problem(PYTHON, "model_args", got, expected, advice))
+    if model is not None and task is not None:
+        got, expected = "a task beside a model", "one of the two"
+        advice = "A task brings its own model: remove model="
+        raise ArgumentError(Problem(PYTHON, "task", got, expected, advice))
 
 
 def _check_one_model(study: Study) -> None:

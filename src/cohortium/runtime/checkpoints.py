@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ class FolderCheckpoints:
 
     Args:
         folder: made when the first checkpoint is written.
-        run: what identifies the run: digest, seed, engine, versions. A checkpoint of another run
-            is refused.
+        run: what identifies the run: digest, seed, records, engine, versions. A checkpoint of
+            another run is refused.
         every: least seconds between two checkpoints.
     """
 
@@ -69,7 +69,7 @@ class FolderCheckpoints:
 
         The one before is dropped once this one is on disk.
         """
-        self._logs.append(log)
+        self._logs.append(replace(log, evaluation=None))
         if time.monotonic() - self._saved < self.every:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +121,7 @@ class FolderCheckpoints:
         """
         path = self.folder / "checkpoint.json"
         if not path.exists():
+            self.clear()  # what a run left that was killed before its first checkpoint
             return None
         try:
             table = json.loads(path.read_text("utf-8"))
@@ -134,11 +135,11 @@ class FolderCheckpoints:
             ) from error
 
     def _check_run(self, path: Path, kept: Mapping[str, Any]) -> None:
-        theirs = _flat(kept)
-        for key, value in _flat(self.run).items():
-            if theirs.get(key) != value:
-                got, expected = f"a run with {key} {theirs.get(key)!r}", f"{key} {value!r}"
-                advice = "Resume with the study and options that it began with, or use another DIR"
+        theirs, ours = _flat(kept), _flat(self.run)
+        for key in {**ours, **theirs}:
+            if theirs.get(key) != ours.get(key):
+                got, expected = f"a run with {key} {theirs.get(key)!r}", f"{key} {ours.get(key)!r}"
+                advice = "Resume with the study, records and options of its start, or another DIR"
                 raise ArgumentError(Problem(str(path), "--resume", got, expected, advice))
 
     def _read(self, table: Mapping[str, Any]) -> Resume:
@@ -147,17 +148,15 @@ class FolderCheckpoints:
         lines = (self.folder / "rounds.jsonl").read_text("utf-8").splitlines()[: self._rounds]
         if len(lines) < self._rounds:
             raise LookupError("rounds.jsonl lacks rounds that the checkpoint counts")
-        (self.folder / "rounds.jsonl").write_text("".join(line + "\n" for line in lines), "utf-8")
+        text = "".join(line + "\n" for line in lines)
+        _replace(self.folder / "rounds.jsonl", lambda path: path.write_text(text, "utf-8"))
         logs = [_read_log(json.loads(line)) for line in lines]
         if table["evaluation"]:
             evaluation = {
                 SiteId(site): {name: arrays.arrays[key] for name, key in statistics.items()}
                 for site, statistics in table["evaluation"].items()
             }
-            last = logs[-1]
-            logs[-1] = RoundLog(
-                last.state, evaluation, last.seconds, last.sent, last.received, last.reasons
-            )
+            logs[-1] = replace(logs[-1], evaluation=evaluation)
         states = {digest: State.from_json(s) for digest, s in table["states"].items()}
         snapshots = {
             PartyId(party): Snapshot(
@@ -206,6 +205,8 @@ class _Arrays:
 def _snapshot(snapshot: Snapshot, arrays: _Arrays) -> dict[str, Any]:
     slots: dict[str, Any] = {}
     for name, value in snapshot.slots.items():
+        if value is None:
+            continue
         if isinstance(value, Cursor):
             slots[name] = {"cursor": asdict(value)}
         else:
@@ -240,13 +241,17 @@ def _log(log: RoundLog) -> dict[str, Any]:
         "sent": dict(log.sent),
         "received": dict(log.received),
         "reasons": [[site, status, reason] for (site, status), reason in log.reasons.items()],
+        "evaluated": list(log.evaluated),
     }
 
 
 def _read_log(table: Mapping[str, Any]) -> RoundLog:
     reasons = {(site, status): reason for site, status, reason in table["reasons"]}
     state = State.from_json(table["state"])
-    return RoundLog(state, None, table["seconds"], table["sent"], table["received"], reasons)
+    evaluated = tuple(map(SiteId, table["evaluated"]))
+    return RoundLog(
+        state, None, table["seconds"], table["sent"], table["received"], reasons, evaluated
+    )
 
 
 def _replace(path: Path, write: Any) -> None:

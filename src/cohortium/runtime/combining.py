@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cohortium.errors import RefusedError
+from cohortium.errors import DivergedError, RefusedError
 from cohortium.governance.gate import Plain, Reduced, Void
 from cohortium.plan.plan import Note
 from cohortium.plan.step import RoundPlan
@@ -61,6 +61,7 @@ def _mix(at: Standpoint, progress: Progress) -> Combined:
     places = range(len(step.gathers))
     own = next(place for place in places if at.plan[step.gathers[place]].party == at.party)
     if own not in progress.gathered:
+        progress.note_absent(at.plan)
         return Void("its own training is void", progress.said()), None
     kept = sum(step.weights[place] for place in places if place not in progress.gathered)
     for place in places:
@@ -75,6 +76,12 @@ def _fold(at: Standpoint, progress: Progress, place: int, *, more: float = 0.0) 
     assert isinstance(value, Plain | Reduced)
     weights = progress.step.weights
     factor = (weights[place] if weights else 1.0) + more
+    source = at.plan[progress.step.gathers[place]]
+    if weight_of(value) * factor > at.agreement.plan.most(source.covers):
+        progress.count -= 1
+        reason = f"weighs {weight_of(value) * factor:g}, more than the rows behind it"
+        progress.notes += [Note(site, "excluded", reason) for site in value.roster]
+        return
     if progress.fold is None:
         progress.fold = at.agreement.aggregator.begin(at.model)
     try:
@@ -123,13 +130,16 @@ def _consensus(at: Standpoint, progress: Progress) -> Combined:
     plan = at.agreement.plan
     value = progress.only_input
     if value is None:  # a study that only evaluates
-        return Reduced(at.model, 1.0), None
+        return Reduced(at.model, 1.0), {}
     assert isinstance(value, Plain | Reduced)
     if plan.topology.one_model and len(value.roster) < plan.needed:
         return Void(f"{len(value.roster)} of {plan.needed} needed sites", value.notes), None
     optimizer = at.agreement.server_optimizer
     before = optimizer.init(at.model) if at.slot is None else at.slot
-    params, after = optimizer.step(before, at.model, params_of(value))
+    try:
+        params, after = optimizer.step(before, at.model, params_of(value))
+    except DivergedError as error:
+        return Void(str(error), value.notes), None
     return Reduced(params, weight_of(value), value.roster, value.notes), after
 
 

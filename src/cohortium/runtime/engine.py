@@ -18,10 +18,7 @@ from cohortium.registry import Registry
 from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.events import Done, Run
-from cohortium.types import Params, PartyId, SiteId, Update
-
-VALIDATION = "validation/"
-"""Prefix of the statistics that come from the validation part."""
+from cohortium.types import VALIDATION, Params, PartyId, SiteId, Update
 
 
 @dataclass(frozen=True)
@@ -113,10 +110,13 @@ class RoundLog:
 
     Attributes:
         state: the State that closed it.
-        evaluation: each site's additive statistics, where it was evaluated.
+        evaluation: each site's additive statistics; only of the last round, if it counted and was
+            evaluated: those of all rounds would fill the memory.
         seconds: wall time.
-        sent, received: bytes of releases by site.
+        sent, received: bytes of releases by site. What goes to several readers is sent once, and
+            received by each.
         reasons: (site, status) to the reason in the site's own log.
+        evaluated: the sites that were evaluated.
     """
 
     state: State
@@ -125,6 +125,7 @@ class RoundLog:
     sent: Mapping[str, int]
     received: Mapping[str, int]
     reasons: Mapping[tuple[str, str], str]
+    evaluated: tuple[SiteId, ...] = ()
 
 
 class Observer(Protocol):

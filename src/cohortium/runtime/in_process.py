@@ -12,10 +12,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from cohortium.errors import RunFailedError
 from cohortium.governance.gate import Release
+from cohortium.plan.plan import State
 from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.engine import Checkpoints, Federation, Finished, Observer, RoundLog
 from cohortium.runtime.events import Arrived, Done, Effect, Record, Run, Send, TimedOut, Timer
@@ -208,15 +210,9 @@ class _Loop:
     def _close_round(self, record: Record) -> None:
         """Keep what a closed round showed, once all parties have heard of it."""
         assert record.state is not None
-        sites = self.federation.agreement.plan.rows
-        log = RoundLog(
-            record.state,
-            record.detail,
-            time.perf_counter() - self.started,
-            {site: self.sent.get(site, 0) for site in sites},
-            {site: self.received.get(site, 0) for site in sites},
-            self.reasons,
-        )
+        log = self._log(record, record.state)
+        if self.logs:
+            self.logs[-1] = replace(self.logs[-1], evaluation=None)
         self.logs.append(log)
         begun = (record.state.round + 1, record.state.attempt)
         self.timers = [t for t in self.timers if (t[3].round, t[3].attempt) == begun]
@@ -229,6 +225,18 @@ class _Loop:
         if self.observer is not None:
             self.observer.round_closed(log)
         self._begin_round()
+
+    def _log(self, record: Record, state: State) -> RoundLog:
+        sites = self.federation.agreement.plan.rows
+        return RoundLog(
+            state,
+            record.detail if state.metrics else None,  # not of a model that did not count
+            time.perf_counter() - self.started,
+            {site: self.sent.get(site, 0) for site in sites},
+            {site: self.received.get(site, 0) for site in sites},
+            self.reasons,
+            tuple(record.detail or ()),
+        )
 
     def _snapshots(self) -> dict[PartyId, Snapshot]:
         return {party: actor.snapshot() for party, actor in self.actors.items()}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cohortium.runtime.bench import Bench
-from cohortium.runtime.engine import VALIDATION
+from cohortium.types import VALIDATION
 
 FLOAT64 = 8
 

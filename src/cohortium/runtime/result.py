@@ -42,7 +42,8 @@ class RoundResult:
         round: counting from 1; 0 for a study that only evaluates.
         metrics: of the consensus model after it; empty where it was not evaluated.
         seconds: wall time.
-        sent, received: bytes of arrays by site.
+        sent, received: bytes of arrays by site. What goes to several readers is sent once, and
+            received by each.
     """
 
     round: int

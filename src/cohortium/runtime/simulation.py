@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import Trained, arm_result, measure, participation
 from cohortium.runtime.bench import Bench, Sites, StudyLike
 from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
-from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer
+from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer, RoundLog
 from cohortium.runtime.environment import environment
 from cohortium.runtime.result import Result
 from cohortium.study.arms import ARMS, POOLED, Variant
@@ -142,6 +143,11 @@ class _Runner:
     observer: Observer | None
     singles: list[Trained] = field(default_factory=list)
 
+    @cached_property
+    def records(self) -> dict[SiteId, str]:
+        """A fingerprint of each site's records; a run is resumed with these only."""
+        return {site: prepared.raw.digest for site, prepared in self.bench.sites.items()}
+
     def check(self, arms: Sequence[str]) -> None:
         """Refuse, before anything runs, what an arm could not run.
 
@@ -189,7 +195,10 @@ class _Runner:
                 for line in participation(name, trained[0])
             ),
             acceptance=judge(study.acceptance.criteria, shown),
-            warnings=tuple(w for p in bench.sites.values() for w in p.summary.warnings),
+            warnings=(
+                *(w for p in bench.sites.values() for w in p.summary.warnings),
+                *(_unevaluated(main) if study.task.evaluate else ()),
+            ),
             seconds=time.perf_counter() - begun,
             environment=environment(),
             better=main.better,
@@ -294,6 +303,7 @@ class _Runner:
             "arm": arm,
             "model": variant.name,
             "engine": engine.name,
+            "records": self.records,
             "environment": environment(),
         }
         name = f"{arm}-{variant.name}" if variant.name else arm
@@ -332,11 +342,17 @@ def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
         return measure(evaluation, task.metrics, task.value)
 
     def accepted(metrics: Mapping[str, Metric]) -> bool:
-        held_out = {name: metrics[VALIDATION + name] for name in task.metrics}
-        return all(verdict.met for verdict in judge(criteria, held_out))
+        held_out = {
+            name: metrics[VALIDATION + name]
+            for name in task.metrics
+            if VALIDATION + name in metrics
+        }
+        return bool(held_out) and all(verdict.met for verdict in judge(criteria, held_out))
 
     def score(statistics: Statistics) -> float | None:
         own = {name.removeprefix(VALIDATION): values for name, values in statistics.items()}
+        if not own.keys() >= task.statistics.keys():  # a site without validation rows
+            return None
         found = task.value(first, own)
         return found if found is None or better.get(first) == "higher" else -found
 
@@ -373,19 +389,35 @@ def _check_finished(finished: Finished, plan: Plan) -> None:
     counted = not plan.rounds or bool(last.models)
     if last.status == "finished" and counted:
         return
-    lines: dict[SiteId, str] = {}
-    for log in finished.logs:
-        for note in log.state.notes:
-            reason = note.reason or log.reasons.get((note.site, note.status), "")
-            lines[note.site] = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
-    told = "; ".join(_few([lines[site] for site in plan.rows if site in lines]))
-    told = told or "no site answered"
+    lines = _lines(finished.logs)
+    told = _told(lines, plan)
     if lines and all("finite" in line for line in lines.values()):
         advice = "Lower task.optimizer's learning rate, or normalise the features"
         raise DivergedError(f"training diverged in {last.reason}: {told}", advice)
     cause = f"below quorum in {last.reason}: {told}"
     advice = 'Mend those sites, lower plan.participation.quorum, or set on_shortfall = "skip"'
     raise BelowQuorumError(cause, advice)
+
+
+def _unevaluated(trained: Trained) -> Iterator[str]:
+    """Tell that a final model was not evaluated, as where its round was skipped, and why."""
+    if not trained.evaluation:
+        told = _told(_lines(trained.finished.logs[-1:]), trained.plan)
+        yield f"the final model was not evaluated: {told}"
+
+
+def _lines(logs: Iterable[RoundLog]) -> dict[SiteId, str]:
+    """Return what kept each site from taking part, the last time that it did not."""
+    lines: dict[SiteId, str] = {}
+    for log in logs:
+        for note in log.state.notes:
+            reason = note.reason or log.reasons.get((note.site, note.status), "")
+            lines[note.site] = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
+    return lines
+
+
+def _told(lines: Mapping[SiteId, str], plan: Plan) -> str:
+    return "; ".join(_few([lines[s] for s in plan.rows if s in lines])) or "no site answered"
 
 
 def check_arguments(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from cohortium.aggregation.rule import AGGREGATORS
 from cohortium.errors import Problem, StudyError
-from cohortium.plan.plan import Member, Plan, State
+from cohortium.plan.cyclic import Cyclic
+from cohortium.plan.plan import Member, Plan
 from cohortium.study.bundle import Bundle
 from cohortium.study.study import Study
 from cohortium.types import SiteId
@@ -91,10 +92,18 @@ def _check(plan: Plan, study: Study, where: str) -> None:
         got = f"{kind!r}, and {plan.sampled} sites that train in a round"
         advice = "Lower its settings, or bring more sites"
         raise StudyError(Problem(where, "plan.aggregation", got, expected, advice))
+    if not plan.topology.one_model and plan.fraction < 1:
+        got, expected = f"{plan.fraction:g}", "1, where every site keeps a model of its own"
+        advice = "Leave it out"
+        raise StudyError(Problem(where, "plan.participation.fraction", got, expected, advice))
+    if isinstance(plan.topology, Cyclic) and plan.needed < plan.sampled:
+        expected = f"all {plan.sampled} sites: a broken chain hands on no model"
+        advice = 'Leave the quorum out; on_shortfall = "skip" goes on after a broken round'
+        got = str(quorum)
+        raise StudyError(Problem(where, "plan.participation.quorum", got, expected, advice))
     try:
         plan.topology.arrange(plan.trainers)
-        if plan.sampled < len(plan.trainers):
-            plan.round(State(plan.study))
+        plan.layout(1)
     except ValueError as error:
         got, _, advice = str(error).partition("; ")
         expected = "a topology that fits the sites that train"

@@ -14,9 +14,9 @@ from cohortium.plan.plan import Member, Metric, Plan
 from cohortium.plan.topology import Topology
 from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import measure
-from cohortium.runtime.engine import VALIDATION, Federation
+from cohortium.runtime.engine import Federation
 from cohortium.testing.regression import LeastSquares, hospitals
-from cohortium.types import Statistics
+from cohortium.types import VALIDATION, Statistics
 
 
 def federation(
