@@ -348,12 +348,20 @@ class Pair(nn.Linear):
         return super().forward(x), None
 
 
+class Importing(nn.Linear):
+    def forward(self, x: Tensor) -> Any:
+        import not_installed  # type: ignore[import-not-found]
+
+        return not_installed.attend(super().forward(x))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (reshaped((2, -1)), r"shape \(2, 4\) .* batch of 4 rows; expected .* shape \(4, 2\)"),
         (lambda: nn.Linear(5, 3), r"shape \(4, 3\)"),
         (lambda: Pair(5, 2), "a tuple for a batch"),
+        (lambda: Importing(5, 2), "ModuleNotFoundError .* 'not_installed'"),
         (lambda: nn.Linear(6, 2), "RuntimeError for a tensor of shape"),
         (lambda: nn.Embedding(3, 2), "RuntimeError for a tensor of shape"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import cohortium as co
 from cohortium.aggregation.server_optimizer import FedAdam
 from cohortium.errors import ArgumentError
 from cohortium.plan.cyclic import Cyclic
@@ -97,6 +98,55 @@ def test_nothing_kept_means_nothing_to_resume(tmp_path: Path) -> None:
     assert FolderCheckpoints(tmp_path / "none", {}, every=0.0).load() is None
 
 
+class KilledAtFirst(FolderCheckpoints):
+    """The process dies after the rounds' lines, before its first checkpoint is there."""
+
+    def _write(self, *_: Any) -> None:
+        raise Killed
+
+
+def test_rounds_of_a_run_without_any_checkpoint_are_dropped(tmp_path: Path) -> None:
+    made = federation(Star(), ROWS, rounds=5)
+    with pytest.raises(Killed):
+        Sequential().run(made, checkpoints=KilledAtFirst(tmp_path, {}, every=0.0))
+    assert (tmp_path / "rounds.jsonl").exists()
+    for rounds in (3, 1):
+        kept = FolderCheckpoints(tmp_path, {}, every=0.0)
+        resume = kept.load()
+        with pytest.raises(Killed):
+            Sequential().run(made, checkpoints=KillAfter(kept, rounds), resume=resume)
+    kept = FolderCheckpoints(tmp_path, {}, every=0.0)
+    found = Sequential().run(made, checkpoints=kept, resume=kept.load())
+    assert [log.state.round for log in found.logs] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_only_evaluates_has_checkpoints_too(tmp_path: Path) -> None:
+    made = federation(Star(), ROWS, rounds=0)
+    whole = Sequential().run(made, checkpoints=FolderCheckpoints(tmp_path, {}, every=0.0))
+    loaded = FolderCheckpoints(tmp_path, {}, every=0.0).load()
+    assert loaded is not None
+    assert loaded[1][-1].state.digest == whole.logs[-1].state.digest
+
+
+def test_who_was_evaluated_is_still_known_after_resuming(tmp_path: Path) -> None:
+    made = federation(Star(), ROWS, evaluation_only=("b",))
+    kept = FolderCheckpoints(tmp_path, {}, every=0.0)
+    with pytest.raises(Killed):
+        Sequential().run(made, checkpoints=KillAfter(kept, 2))
+    kept = FolderCheckpoints(tmp_path, {}, every=0.0)
+    found = Sequential().run(made, checkpoints=kept, resume=kept.load())
+    assert [log.evaluated for log in found.logs] == [tuple(ROWS)] * 3
+    assert [log.evaluation is not None for log in found.logs] == [False, False, True]
+
+
+def test_a_run_of_more_or_fewer_sites_is_another_run(tmp_path: Path) -> None:
+    kept = FolderCheckpoints(tmp_path, {"records": {"a": "1", "b": "2"}}, every=0.0)
+    Sequential().run(federation(Star(), ROWS), checkpoints=kept)
+    for records in ({"a": "1"}, {"a": "1", "b": "3"}, {"a": "1", "b": "2", "c": "4"}):
+        with pytest.raises(ArgumentError, match=r"records\.[bc]"):
+            FolderCheckpoints(tmp_path, {"records": records}).load()
+
+
 STUDY = """
 study = {name = "kill", purpose = "die and come back"}
 task = {kind = "binary-classification", model = "linear", optimizer = {kind = "sgd", lr = 0.1}}
@@ -137,3 +187,27 @@ def test_a_process_that_is_killed_resumes_to_the_same_model(tmp_path: Path) -> N
     model = "model.safetensors"
     assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
     assert not (tmp_path / "killed" / "journal").exists()
+
+
+def test_a_run_does_not_go_on_with_other_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Eager(FolderCheckpoints):
+        def __init__(self, folder: Path, run: Any) -> None:
+            super().__init__(folder, run, every=0.0)
+
+    monkeypatch.setattr("cohortium.runtime.simulation.FolderCheckpoints", Eager)
+    (tmp_path / "study.toml").write_text(STUDY.replace("1500", "2"))
+    write_hospitals(tmp_path / "data")
+
+    def run(*, resume: bool) -> co.Result:
+        file, data, out = (tmp_path / name for name in ("study.toml", "data", "out"))
+        return co.simulate(file, data=data, out=out, resume=resume)
+
+    first = run(resume=False)
+    assert run(resume=True).model.digest == first.model.digest
+    lines = (tmp_path / "data" / "b.csv").read_text().splitlines()
+    lines[1] = "3.5," + lines[1].split(",", 1)[1]
+    (tmp_path / "data" / "b.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ArgumentError, match=r"records\.b"):
+        run(resume=True)

@@ -91,3 +91,10 @@ def test_of_a_block_only_the_site_that_raises_fails(engine: Sequential) -> None:
     assert log.state.roster == ("a", "c", "d")
     assert Note(SiteId("b"), "failed") in log.state.notes
     assert "ZeroDivisionError: no luck" in log.reasons["b", "failed"]
+
+
+def test_statistics_are_kept_of_the_last_round_only() -> None:
+    """Those of a thousand rounds would fill the memory; who was evaluated stays known."""
+    logs = Sequential().run(federation(Star(), ROWS, rounds=4, evaluate_every=2)).logs
+    assert [log.evaluation is not None for log in logs] == [False, False, False, True]
+    assert [log.evaluated for log in logs] == [(), tuple(ROWS), (), tuple(ROWS)]

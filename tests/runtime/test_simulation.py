@@ -205,7 +205,8 @@ def test_a_study_may_only_evaluate_a_released_model(tmp_path: Path) -> None:
     found = co.simulate(tmp_path / "study.toml", hospitals())
     assert found.model.digest == released.model.digest
     assert found.metrics["auroc"] == released.metrics["auroc"]
-    assert {line.status for line in found.participation} <= {"evaluated", "in"}
+    lines = {(line.round, line.site, line.status) for line in found.participation}
+    assert lines == {(0, site, "evaluated") for site in hospitals()}
 
 
 def test_a_study_may_start_from_a_given_model(tmp_path: Path) -> None:
@@ -414,6 +415,97 @@ def test_early_stopping_on_validation_rows() -> None:
     assert result.accepted
 
 
+def parted(*, validation: bool) -> dict[str, Any]:
+    """Return a site's parts, with 8 validation rows or none."""
+    rng = np.random.default_rng(7)
+    parts = {"train": 24, "test": 8} | ({"validation": 8} if validation else {})
+    drawn = {part: rng.normal(size=(n, 2)).astype(np.float32) for part, n in parts.items()}
+    return {part: (x, (x[:, 0] > 0).astype(np.float32)) for part, x in drawn.items()}
+
+
+VALIDATED: Tables = {"data.split": {"test": 0.2, "validation": 0.2}}
+
+
+def test_best_local_passes_over_a_site_without_validation_rows() -> None:
+    sites = {site: parted(validation=site != "b") for site in "abc"}
+    topology = {"kind": "cyclic", "select": "best-local"}
+    result = co.simulate(study(**VALIDATED, **{"plan.topology": topology}), sites)
+    assert result.metrics["auroc"].overall is not None
+
+
+def test_without_any_validation_row_nothing_stops_early() -> None:
+    settings = {
+        **VALIDATED,
+        "acceptance.criteria": [{"metric": "auroc", "at_least": 0.1}],
+        "acceptance.early_stopping": {"patience": 1},
+    }
+    result = co.simulate(study(**settings), {site: parted(validation=False) for site in "abc"})
+    assert len(result.arms["federated"].rounds) == 3
+
+
+class Unlucky(LeastSquares):
+    """Training fails in `round_` at hospital-1; evaluation everywhere, if `blind`."""
+
+    def __init__(self, round_: int = 0, *, blind: bool = False) -> None:
+        super().__init__(2)
+        self.round_, self.blind = round_, blind
+
+    def train(self, jobs: Any) -> Any:
+        if (jobs[0].site, jobs[0].round) == ("hospital-1", self.round_):
+            raise RuntimeError("out of memory")
+        return super().train(jobs)
+
+    def evaluate(self, params: Params, data: Any) -> Any:
+        if self.blind:
+            raise RuntimeError("no luck")
+        return super().evaluate(params, data)
+
+
+REGRESSION: Tables = {"task.kind": "regression", "task.metrics": [], "task.loss": "mse"}
+SKIPPING: Tables = {"plan.participation": {"on_shortfall": "skip"}}
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        (Unlucky(3), "hospital-1 failed (RuntimeError: out of memory)"),
+        (Unlucky(blind=True), "hospital-0 failed (RuntimeError: no luck)"),
+    ],
+    ids=["last round skipped", "evaluation void"],
+)
+def test_a_model_that_was_not_evaluated_is_not_accepted(task: Unlucky, why: str) -> None:
+    criteria = [{"metric": "loss", "at_most": 1e9}]
+    found = co.simulate(
+        study(**REGRESSION, **SKIPPING, **{"acceptance.criteria": criteria}), hospitals(), task=task
+    )
+    assert not found.accepted
+    assert [(v.value, v.met) for v in found.acceptance] == [(None, False)]
+    found = co.simulate(study(**REGRESSION, **SKIPPING), hospitals(), task=task)
+    [warning] = found.warnings
+    assert warning.startswith("the final model was not evaluated: ")
+    assert why in warning
+
+
+def test_arms_whose_evaluation_is_void_are_told_too() -> None:
+    arms = ("federated", "single", "leave-one-out")
+    task = Unlucky(blind=True)
+    found = co.compare(study(**REGRESSION, **SKIPPING), hospitals(), arms=arms, task=task)
+    assert [dict(arm.metrics) for arm in found.arms.values()] == [{}, {}, {}]
+
+
+def test_a_study_that_measures_nothing_warns_of_nothing() -> None:
+    settings = {**REGRESSION, "task.evaluate": False}
+    assert not co.simulate(study(**settings), hospitals()).warnings
+
+
+def test_a_skipped_round_keeps_its_number() -> None:
+    found = co.simulate(study(**REGRESSION, **SKIPPING), hospitals(), task=Unlucky(2))
+    assert [r.round for r in found.arms["federated"].rounds] == [1, 2, 3]
+    failed = [(p.round, p.site) for p in found.participation if p.status == "failed"]
+    assert failed == [(2, "hospital-1")]
+    assert {p.round for p in found.participation if p.status == "in"} == {1, 3}
+
+
 def test_a_missed_criterion_is_told_and_the_result_is_there() -> None:
     criteria = [{"metric": "loss", "at_most": 0.0001}]
     result = co.simulate(study(**{"acceptance.criteria": criteria}), hospitals())
@@ -477,6 +569,8 @@ def test_below_quorum_names_the_sites_and_why() -> None:
         ({}, {"arms": ("federated", "centaur")}, "'centaur'"),
         ({}, {"arms": ("single", "single")}, "twice"),
         ({}, {"resume": True}, "folder"),
+        ({}, {"model_args": {"width": 3}}, "model_args"),
+        ({"task.model": None}, {"model": Net(3), "task": LeastSquares(2)}, "one of the two"),
         ({"plan.participation": {"quorum": 4}}, {}, "plan.participation.quorum"),
         ({"plan.sites": ["hospital-0", "nowhere"]}, {}, "'nowhere'"),
         ({"plan.evaluation_only": ["nowhere"]}, {}, "'nowhere'"),

@@ -253,8 +253,16 @@ class TorchTask:
             raise _refusal(f"{got} for a batch of {rows} rows", expected, advice)
 
 
-_MODULE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError)
-"""What a module raises on inputs that it was not made for."""
+_MODULE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    KeyError,
+    ImportError,
+)
+"""What a module raises on inputs that it was not made for, or where a library is missing."""
 
 
 def _refusal(got: str, expected: str, advice: str) -> ModelError:

@@ -119,7 +119,7 @@ def participation(name: str, trained: Trained) -> list[Participation]:
         lines += [
             Participation(name, round_, site, "evaluated")
             for site in log.evaluated
-            if site not in trains or not trained.plan.rounds
+            if site not in trains or not trained.variant.study.plan.rounds
         ]
     order = {site: i for i, site in enumerate(trained.plan.rows)}
     return sorted(lines, key=lambda line: (line.round, order[SiteId(line.site)]))
