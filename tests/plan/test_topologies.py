@@ -227,3 +227,18 @@ def test_the_clerk_is_served_no_model() -> None:
         for step in plan(topology).round(State("test")).steps:
             if step.op == "consensus":
                 assert CLERK not in step.to
+
+
+@pytest.mark.parametrize("topology", [Star(), Tree(branching=2), *EXAMPLES["hybrid"]], ids=str)
+def test_who_is_sampled_stays_with_its_region(topology: Topology) -> None:
+    """Parties are the same in every round, and a site's update always goes to the same one."""
+    compiled = plan(topology, fraction=0.5)
+    regions: dict[str, set[str]] = {}
+    for number in range(20):
+        layout = compiled.round(State("test", round=number))
+        assert {step.party for step in layout.steps} <= set(compiled.parties)
+        for step in layout.steps:
+            for source in step.gathers:
+                if source.startswith("train/") and step.op == "reduce":
+                    regions.setdefault(source, set()).add(step.party)
+    assert all(len(parties) == 1 for parties in regions.values())

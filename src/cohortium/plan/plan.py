@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, Literal
 
 from cohortium.plan.step import RoundPlan
-from cohortium.plan.topology import Draft, Holder, Topology, sample
+from cohortium.plan.topology import Draft, Element, Holder, Topology, sample
 from cohortium.types import PartyId, SiteId
 
 CACHED = 4
@@ -231,9 +231,14 @@ class Plan:
         return Draft(self.seed, round_, self.deadline, quorum=self.needed, rows=self.rows)
 
     def _train(self, draft: Draft) -> tuple[Holder, ...]:
-        sites = sample(self.seed, draft.round, self.trainers, count=self.sampled)
-        elements = self.topology.arrange(sites)
-        return self.topology.lay(draft, elements, name="", start=None)
+        sampled = set(sample(self.seed, draft.round, self.trainers, count=self.sampled))
+        elements = (element.only(sampled) for element in self._elements)
+        here = [element for element in elements if element is not None]
+        return self.topology.lay(draft, here, name="", start=None)
+
+    @cached_property
+    def _elements(self) -> Sequence[Element]:
+        return self.topology.arrange(self.trainers)
 
     def _close(self, draft: Draft, holders: tuple[Holder, ...]) -> None:
         closer = self.topology.closer

@@ -10,7 +10,7 @@ To add one: a file beside this one, and a line in `TOPOLOGIES`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -143,6 +143,9 @@ class Element(Protocol):
     @property
     def sites(self) -> tuple[SiteId, ...]: ...
 
+    def only(self, sites: Set[SiteId]) -> Element | None:
+        """Return the element with no other sites than these; None where none is left."""
+
     def lay(self, draft: Draft, start: str | None) -> Holder:
         """Add the element's steps. `start` is the step whose value it trains from; None means the
         consensus model of the round before, which every party holds.
@@ -159,6 +162,10 @@ class Site:
     def sites(self) -> tuple[SiteId, ...]:
         """Itself."""
         return (self.name,)
+
+    def only(self, sites: Set[SiteId]) -> Site | None:
+        """Itself, if it is among `sites`."""
+        return self if self.name in sites else None
 
     def lay(self, draft: Draft, start: str | None) -> Holder:
         """Train once."""
@@ -191,7 +198,7 @@ class Topology(Protocol):
     def one_model(self) -> bool: ...
 
     def arrange(self, sites: Sequence[SiteId]) -> Sequence[Element]:
-        """Group a round's sites into the elements of `lay`.
+        """Group the sites that train into the elements of `lay`.
 
         Raises:
             ValueError: the settings do not fit these sites; the text says what to change.
@@ -215,6 +222,11 @@ class Group:
     def sites(self) -> tuple[SiteId, ...]:
         """All sites below it."""
         return tuple(site for element in self.elements for site in element.sites)
+
+    def only(self, sites: Set[SiteId]) -> Group | None:
+        """The group without the others; a site stays in its group, whoever else is there."""
+        kept = tuple(e for e in (element.only(sites) for element in self.elements) if e is not None)
+        return replace(self, elements=kept) if kept else None
 
     def lay(self, draft: Draft, start: str | None) -> Holder:
         """Lay out the group; where its members end with a model each, the first one reduces them.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cohortium.aggregation.rule import AGGREGATORS
 from cohortium.errors import Problem, StudyError
 from cohortium.plan.cyclic import Cyclic
+from cohortium.plan.gossip import Gossip
+from cohortium.plan.hybrid import Hybrid
 from cohortium.plan.plan import Member, Plan
+from cohortium.plan.topology import Topology
 from cohortium.study.bundle import Bundle
 from cohortium.study.study import Study
 from cohortium.types import SiteId
@@ -92,7 +95,7 @@ def _check(plan: Plan, study: Study, where: str) -> None:
         got = f"{kind!r}, and {plan.sampled} sites that train in a round"
         advice = "Lower its settings, or bring more sites"
         raise StudyError(Problem(where, "plan.aggregation", got, expected, advice))
-    if not plan.topology.one_model and plan.fraction < 1:
+    if plan.fraction < 1 and any(isinstance(part, Gossip) for part in _parts(plan.topology)):
         got, expected = f"{plan.fraction:g}", "1, where every site keeps a model of its own"
         advice = "Leave it out"
         raise StudyError(Problem(where, "plan.participation.fraction", got, expected, advice))
@@ -109,6 +112,15 @@ def _check(plan: Plan, study: Study, where: str) -> None:
         expected = "a topology that fits the sites that train"
         advice = advice[:1].upper() + advice[1:] or "Change plan.topology, or plan.sites"
         raise StudyError(Problem(where, "plan.topology", got, expected, advice)) from error
+
+
+def _parts(topology: Topology) -> Iterator[Topology]:
+    """Yield a topology and those inside it."""
+    yield topology
+    if isinstance(topology, Hybrid):
+        yield from _parts(topology.outer)
+        for group in topology.groups:
+            yield from _parts(group.topology)
 
 
 def _few(names: Sequence[str]) -> str:
