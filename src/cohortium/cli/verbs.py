@@ -235,19 +235,12 @@ def _packages() -> list[Check]:
         {
             "check": check,
             "needed": True,
-            "ok": (here := _is_installed(name)),
+            "ok": (here := find_spec(name) is not None),
             "found": "installed" if here else "not installed",
             "advice": "" if here else advice,
         }
         for name, (check, advice) in needed.items()
     ]
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ValueError:  # a module without a spec has been put in its place
-        return False
 
 
 def _processor() -> Check:

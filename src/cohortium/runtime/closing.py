@@ -12,6 +12,9 @@ from cohortium.types import PartyId, SiteId
 _UNFIT = frozenset({"absent", "refused", "failed", "excluded"})
 """How a sampled site fares whose update does not count."""
 
+LOST = "nothing that it trained reached the consensus"
+"""What is said of a site of which nothing else is known: it may be well, and the round is not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
@@ -48,7 +51,9 @@ def close(
     named = _in_order(agreement, before, roster, lines)
     after = replace(before, notes=named, metrics={}, roster=(), previous=before.digest)
     if not consensus or (plan.rounds and len(roster) < plan.needed):
-        return _fall_short(agreement, after, refusal)
+        unfit = {n.site for n in named if n.status in _UNFIT and n.reason != LOST}
+        count = len(roster) if consensus else plan.sampled - len(unfit)
+        return _fall_short(agreement, after, count=count, refusal=refusal)
     metrics = {} if evaluation is None else agreement.measure(evaluation)
     after = replace(
         after,
@@ -118,9 +123,8 @@ def _doubt_counted(agreement: Agreement, before: State, state: State) -> str:
     return ""
 
 
-def _fall_short(agreement: Agreement, after: State, refusal: str) -> State:
+def _fall_short(agreement: Agreement, after: State, *, count: int, refusal: str) -> State:
     plan = agreement.plan
-    count = plan.sampled - len({note.site for note in after.notes if note.status in _UNFIT})
     reason = f"round {after.round + 1}: {count} of {plan.needed} needed sites"
     if count >= plan.needed and refusal:  # such as a robust rule that is left with too few
         reason = f"round {after.round + 1}: {refusal}"
@@ -144,8 +148,7 @@ def _in_order(
         named = in_it.union(note.site for note in lines)
         steps = plan.round(before).steps
         trained = (SiteId(step.party) for step in steps if step.op == "train")
-        lost = "nothing that it trained reached the consensus"
-        lines += [Note(site, "absent", lost) for site in trained if site not in named]
+        lines += [Note(site, "absent", LOST) for site in trained if site not in named]
     place = {site: i for i, site in enumerate(plan.rows)}
     unique = dict.fromkeys(lines)
     return tuple(sorted(unique, key=lambda note: (place[note.site], note.status, note.reason)))

@@ -32,6 +32,7 @@ from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import Trained, arm_result, measure, participation
 from cohortium.runtime.bench import Bench, Sites, StudyLike
 from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
+from cohortium.runtime.closing import LOST
 from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer, RoundLog
 from cohortium.runtime.environment import environment
 from cohortium.runtime.result import Result
@@ -347,7 +348,7 @@ def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
             for name in task.metrics
             if VALIDATION + name in metrics
         }
-        return bool(held_out) and all(verdict.met for verdict in judge(criteria, held_out))
+        return all(verdict.met for verdict in judge(criteria, held_out))
 
     def score(statistics: Statistics) -> float | None:
         own = {name.removeprefix(VALIDATION): values for name, values in statistics.items()}
@@ -407,13 +408,18 @@ def _unevaluated(trained: Trained) -> Iterator[str]:
 
 
 def _lines(logs: Iterable[RoundLog]) -> dict[SiteId, str]:
-    """Return what kept each site from taking part, the last time that it did not."""
+    """Return what kept each site from taking part, the last time that it did not.
+
+    Where causes are known, sites that were only lost with their round are no part of them.
+    """
     lines: dict[SiteId, str] = {}
+    lost: dict[SiteId, str] = {}
     for log in logs:
         for note in log.state.notes:
             reason = note.reason or log.reasons.get((note.site, note.status), "")
-            lines[note.site] = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
-    return lines
+            line = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
+            (lost if reason == LOST else lines)[note.site] = line
+    return lines or lost
 
 
 def _told(lines: Mapping[SiteId, str], plan: Plan) -> str:
