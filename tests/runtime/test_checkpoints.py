@@ -18,10 +18,12 @@ from cohortium.plan.cyclic import Cyclic
 from cohortium.plan.gossip import Gossip
 from cohortium.plan.star import Star
 from cohortium.plan.topology import Topology
+from cohortium.runtime.actor import Snapshot
 from cohortium.runtime.checkpoints import FolderCheckpoints
 from cohortium.runtime.engine import RoundLog
 from cohortium.runtime.in_process import Sequential
 from cohortium.testing.federations import federation
+from cohortium.types import PartyId
 
 ROWS = {"a": 30, "b": 12, "c": 55}
 
@@ -126,6 +128,15 @@ def test_a_run_that_only_evaluates_has_checkpoints_too(tmp_path: Path) -> None:
     loaded = FolderCheckpoints(tmp_path, {}, every=0.0).load()
     assert loaded is not None
     assert loaded[1][-1].state.digest == whole.logs[-1].state.digest
+
+
+def test_a_step_that_keeps_nothing_has_nothing_to_keep(tmp_path: Path) -> None:
+    log = Sequential().run(federation(Star(), ROWS, rounds=1)).logs[-1]
+    snapshot = Snapshot(log.state, federation(Star(), ROWS).initial, {"server": None})
+    FolderCheckpoints(tmp_path, {}, every=0.0).save(lambda: {PartyId("a"): snapshot}, log)
+    loaded = FolderCheckpoints(tmp_path, {}, every=0.0).load()
+    assert loaded is not None
+    assert loaded[0][PartyId("a")].slots == {}
 
 
 def test_who_was_evaluated_is_still_known_after_resuming(tmp_path: Path) -> None:
