@@ -132,7 +132,7 @@ def test_a_run_that_only_evaluates_has_checkpoints_too(tmp_path: Path) -> None:
 
 def test_a_step_that_keeps_nothing_has_nothing_to_keep(tmp_path: Path) -> None:
     log = Sequential().run(federation(Star(), ROWS, rounds=1)).logs[-1]
-    snapshot = Snapshot(log.state, federation(Star(), ROWS).initial, {"server": None})
+    snapshot = Snapshot(log.state, federation(Star(), ROWS).initial(), {"server": None})
     FolderCheckpoints(tmp_path, {}, every=0.0).save(lambda: {PartyId("a"): snapshot}, log)
     loaded = FolderCheckpoints(tmp_path, {}, every=0.0).load()
     assert loaded is not None

@@ -105,7 +105,7 @@ def test_gossip_on_a_ring_comes_to_the_star_as_exchanges_grow() -> None:
 @pytest.mark.parametrize("topology", [Star(), Tree(branching=2), Cyclic()], ids=str)
 def test_one_site_federated_is_that_site_alone_to_the_bit(topology: Topology) -> None:
     made = federation(topology, {"a": 37}, rounds=4, work=Work(steps=7))
-    params, cursor = made.initial, Cursor()
+    params, cursor = made.initial(), Cursor()
     for number in range(1, 5):
         data = made.data[made.agreement.plan.trainers[0]].train
         job = TrainJob("a", number, made.seed, params, data, made.work, cursor)
@@ -117,7 +117,7 @@ def test_one_site_federated_is_that_site_alone_to_the_bit(topology: Topology) ->
 
 def test_the_cyclic_plan_is_training_in_turn_to_the_bit() -> None:
     made = federation(Cyclic(), ROWS, rounds=2)
-    params, cursors = made.initial, dict.fromkeys(ROWS, Cursor())
+    params, cursors = made.initial(), dict.fromkeys(ROWS, Cursor())
     for number in (1, 2):
         for site in made.agreement.plan.trainers:
             data = made.data[site].train
@@ -193,6 +193,6 @@ def test_the_clerk_and_regions_never_hold_what_they_were_not_sent(name: str) -> 
     made = federation(ALL[name], ROWS)
     actors = run(made, Faults()).actors
     if CLERK in actors:
-        assert actors[CLERK].model is made.initial
+        assert actors[CLERK].model is made.initial()
     if AGGREGATOR in actors and made.agreement.plan.topology.closer == AGGREGATOR:
         assert actors[AGGREGATOR].model.digest == actors[PartyId("a")].model.digest

@@ -51,7 +51,7 @@ def ready(made: Federation) -> list[Run]:
     plan = made.agreement.plan.round(State(made.agreement.plan.study))
     trains = [step for step in plan.steps if step.op == "train"]
     return [
-        Run(PartyId(step.party), 1, 0, step, made.initial, None, measure=False)
+        Run(PartyId(step.party), 1, 0, step, made.initial(), None, measure=False)
         for step in reversed(trains)
     ]
 

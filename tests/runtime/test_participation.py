@@ -305,7 +305,7 @@ def test_a_flood_is_not_kept(topology: Topology) -> None:
     made = federation(topology, ROWS)
 
     def flood(release: Release) -> list[Release]:
-        model = Reduced(made.initial, 1.0)
+        model = Reduced(made.initial(), 1.0)
         made_up = [
             sent_as(release, model, step=step, round_=round_, attempt=attempt)
             for step in ("consensus", f"consensus/{release.sender}", "train/a", "x")
@@ -431,7 +431,7 @@ def test_who_lags_behind_catches_up_without_redoing_rounds(topology: Topology) -
 
 def test_check_tells_two_updates_apart() -> None:
     made = federation(Star(), ROWS)
-    update = Update(made.initial, 3.0)
+    update = Update(made.initial(), 3.0)
     one = check(update, made.agreement.declaration, most=5, trained=True)
     other = check(filled(0.25)(update), made.agreement.declaration, most=5, trained=True)
     assert one != other

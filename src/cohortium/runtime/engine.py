@@ -31,7 +31,7 @@ class Federation:
         data: each site's records.
         work: how much a site trains in a round.
         seed: the study's.
-        initial: the model that round 1 starts from.
+        initial: makes the model that round 1 starts from; only the parties keep it.
     """
 
     agreement: Agreement
@@ -39,7 +39,7 @@ class Federation:
     data: Mapping[SiteId, SiteData]
     work: Work
     seed: int
-    initial: Params
+    initial: Callable[[], Params]
 
     def gate(self, party: PartyId) -> Gate:
         """Return a party's gate."""
@@ -47,16 +47,19 @@ class Federation:
         declaration = self.agreement.declaration
         return Gate(party, declaration) if rows is None else Gate(party, declaration, rows)
 
+    def start(self) -> Snapshot:
+        """Return where every party of a new run stands."""
+        return Snapshot(State(self.agreement.plan.study), self.initial(), {})
+
     def actor(self, party: PartyId, snapshot: Snapshot | None = None) -> Actor:
         """Return a party's actor, at the start or where a snapshot stands."""
-        start = Snapshot(State(self.agreement.plan.study), self.initial, {})
-        return Actor(party, self.agreement, self.gate(party), snapshot or start)
+        return Actor(party, self.agreement, self.gate(party), snapshot or self.start())
 
     @property
     def has_kernel(self) -> bool:
         """Whether the task trains blocks of these sites at once."""
         site = self.agreement.plan.trainers[0]
-        params, data = self.initial, self.data[site].train
+        params, data = self.initial(), self.data[site].train
         return (
             self.task.block_size(TrainJob(site, 1, self.seed, params, data, self.work, Cursor()))
             > 1

@@ -97,7 +97,8 @@ class _Loop:
     ) -> None:
         self.federation, self.engine = federation, engine
         self.observer, self.checkpoints = observer, checkpoints
-        self.snapshots, logs = resume or ({}, ())
+        parties = federation.agreement.plan.parties
+        snapshots, logs = resume or (dict.fromkeys(parties, federation.start()), ())
         self.logs = list(logs)
         self.now = 0.0
         self.order = itertools.count()
@@ -106,8 +107,7 @@ class _Loop:
         self.blocks: deque[list[Run]] = deque()
         self.timers: list[tuple[float, int, PartyId, Timer]] = []
         self.actors: dict[PartyId, Actor] = {
-            party: federation.actor(party, self.snapshots.get(party))
-            for party in federation.agreement.plan.parties
+            party: federation.actor(party, snapshots[party]) for party in parties
         }
         self._begin_round()
 

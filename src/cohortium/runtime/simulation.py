@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ class _Runner:
         data = self._data(variant)
         task = self.bench.task(variant.study)
         plan = self._plan(variant, data)
-        initial = self.bench.initial(variant.study, task)
+        initial = partial(self.bench.initial, variant.study, task)
         return self._run(arm, variant, plan=plan, data=data, task=task, initial=initial)
 
     def _data(self, variant: Variant) -> Mapping[SiteId, SiteData]:
@@ -239,7 +239,7 @@ class _Runner:
         task = self.bench.task(study, members=len(singles))
         variant = Variant("", study, self.bench.trains)
         plan = replace(self._plan(variant, self.bench.data), rounds=0)
-        initial = join_members([t.model for t in singles])
+        initial = partial(join_members, [t.model for t in singles])
         return self._run(
             "ensemble", variant, plan=plan, data=self.bench.data, task=task, initial=initial
         )
@@ -260,7 +260,7 @@ class _Runner:
         plan: Plan,
         data: Mapping[SiteId, SiteData],
         task: LocalTask,
-        initial: Params,
+        initial: Callable[[], Params],
     ) -> Trained:
         study = variant.study
         federation = Federation(

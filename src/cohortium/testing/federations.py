@@ -79,7 +79,8 @@ def federation(
         patience=patience,
         score=score,
     )
-    return Federation(agreement, task, data, work or Work(steps=5), seed, task.initial(seed))
+    initial = task.initial(seed)
+    return Federation(agreement, task, data, work or Work(steps=5), seed, lambda: initial)
 
 
 def _shapes(task: LeastSquares) -> list[tuple[str, tuple[int, ...]]]:
