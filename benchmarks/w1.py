@@ -25,8 +25,9 @@ class AddOneTask:
         workload: says what the model is.
 
     Attributes:
-        resident_mb: memory of this process whenever a training began. No site held an update at
-            those moments: beyond the sites' one model, what there was is the aggregator's.
+        unloaded_mb: memory of this process before it had a model.
+        resident_mb: the same whenever a training began. No site held an update at those moments:
+            beyond the model that all parties share, what there was is the aggregator's.
     """
 
     metrics = ("loss",)
@@ -35,11 +36,12 @@ class AddOneTask:
     def __init__(self, workload: AddOne) -> None:
         names, shape = [f"layer{i}" for i in range(workload.arrays)], (workload.elements,)
         self.layout = Layout(tuple(ArraySpec(name, shape, "float32") for name in names))
-        self.resident_mb: list[float] = []
+        self.unloaded_mb, self.resident_mb = 0.0, list[float]()
         self._workload = workload
 
     def initial(self, seed: int) -> Params:  # noqa: ARG002
         """Return the workload's values, made in place."""
+        self.unloaded_mb = self.unloaded_mb or federation.resident_mb()
         values = np.tile(self._workload.layer(), self._workload.arrays)
         return Params(self.layout, {"float32": values})
 
@@ -65,7 +67,7 @@ class AddOneTask:
 
 def run(workload: AddOne, size: measure.Size) -> measure.Outcome:
     """Run an add-one workload."""
-    clock, before, task = federation.Clock(), federation.resident_mb(), AddOneTask(workload)
+    clock, task = federation.Clock(), AddOneTask(workload)
     kind = {"kind": "regression", "optimizer": {"kind": "sgd", "lr": 1.0}}
     row = (np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
     result = federation.simulate(
@@ -75,15 +77,14 @@ def run(workload: AddOne, size: measure.Size) -> measure.Outcome:
         engine=size.engine,
         observer=clock,
     )
-    in_models = _memory(task, before, model_mb=workload.nbytes / MB)
-    figures = in_models if workload.name == "W3" else {}
+    figures = _memory(task, workload.nbytes / MB) if workload.name == "W3" else {}
     return federation.outcome(result, clock, task="a task of its own", **figures)
 
 
-def _memory(task: AddOneTask, before: float, *, model_mb: float) -> dict[str, float]:
+def _memory(task: AddOneTask, model_mb: float) -> dict[str, float]:
     """Return how much this process grew, in models: while no site held an update, and at most."""
     grown = {"aggregator_models": max(task.resident_mb), "process_models": federation.highest_mb()}
-    return {name: round((mb - before) / model_mb, 2) for name, mb in grown.items()}
+    return {name: round((mb - task.unloaded_mb) / model_mb, 2) for name, mb in grown.items()}
 
 
 def main(workload: AddOne, *peers: str) -> None:

@@ -113,8 +113,9 @@ class Bench:
         Raises:
             StudyError: the sites do not fit it.
         """
+        trains = frozenset(self.trains)
         members = [
-            Member(site, len(prepared.raw.train), trains=site in self.trains)
+            Member(site, len(prepared.raw.train), trains=site in trains)
             for site, prepared in self.sites.items()
         ]
         return compile_plan(self.bundle, members)

@@ -176,7 +176,7 @@ class _Runner:
     def result(self, arms: Sequence[str]) -> Result:
         """Run the arms in order and put together what they gave."""
         begun = time.perf_counter()
-        bench, study = self.bench, self.bench.study
+        bench, study, trains = self.bench, self.bench.study, frozenset(self.bench.trains)
         ran = {name: self._arm(name) for name in arms}
         main, *others = ran.get("federated", ran[arms[0]])
         shown = measure(main.evaluation, main.better, main.value)
@@ -187,7 +187,7 @@ class _Runner:
             seed=study.study.seed,
             engine=main.finished.engine,
             sites={site: len(prepared.raw.train) for site, prepared in bench.sites.items()},
-            evaluation_only=tuple(site for site in bench.sites if site not in bench.trains),
+            evaluation_only=tuple(site for site in bench.sites if site not in trains),
             arms={name: arm_result(name, trained) for name, trained in ran.items()},
             participation=tuple(
                 line
@@ -245,8 +245,9 @@ class _Runner:
         )
 
     def _plan(self, variant: Variant, data: Mapping[SiteId, SiteData]) -> Plan:
+        trains = frozenset(variant.trains)
         members = [
-            Member(site, len(records.train), trains=site in variant.trains)
+            Member(site, len(records.train), trains=site in trains)
             for site, records in data.items()
         ]
         bundle = replace(self.bench.bundle, study=variant.study)
