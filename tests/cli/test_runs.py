@@ -81,6 +81,12 @@ def test_a_run_shows_a_table_and_writes_its_results(desk: Desk) -> None:
         assert f"out/small/{name}" in answer.out, "nobody has to look for it"
 
 
+def test_a_path_is_never_broken(desk: Desk) -> None:
+    folder = "/".join(["a-long-name" * 9] * 3)
+    answer = simulate(desk, "--out", folder)
+    assert f"{folder}/report.html" in answer.out
+
+
 def test_progress_goes_to_standard_error(desk: Desk) -> None:
     """So that standard output can be kept, or read by a program."""
     answer = simulate(desk)
@@ -123,12 +129,13 @@ def test_auto_is_the_default_and_takes_the_kernel(desk: Desk) -> None:
 
 
 def test_a_run_writes_over_an_older_result_and_over_nothing_else(desk: Desk) -> None:
-    own = desk.folder / "out/small/journal/diary.txt"
-    own.parent.mkdir(parents=True)
-    own.write_text("mine")
+    own = [desk.folder / "out/small/journal" / name for name in ("mine", "federated/mine")]
+    own[1].parent.mkdir(parents=True)
+    for path in own:
+        path.write_text("a diary")
     (desk.folder / "out/small/result.json").write_text("old")
     assert simulate(desk).code == 0
-    assert own.read_text() == "mine"
+    assert [path.read_text() for path in own] == ["a diary", "a diary"]
     assert result(desk)["study"] == "small"
     assert {path.name for path in (desk.folder / "out/small").iterdir()} == WRITTEN | {"journal"}
 

@@ -190,7 +190,7 @@ def main() -> None:
     """Run the command line; the console script."""
     code: object
     try:
-        code = guarded(app)
+        code = guarded(lambda: app(prog_name="cohortium"))
     except KeyboardInterrupt:
         code = _interrupted()
     except SystemExit as end:  # how Typer ends, after Ctrl-C too
