@@ -102,6 +102,11 @@ class State:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def included(self) -> frozenset[SiteId]:
+        """The sites of the roster, each once: many parties look at one State."""
+        return frozenset(self.roster)
+
     def to_json(self) -> dict[str, Any]:
         """Return the state as plain JSON values."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -211,7 +216,7 @@ class Plan:
         """Return the sites in a State's roster that do not train in this plan."""
         checked: tuple[State, frozenset[SiteId]] | None = self.__dict__.get("_checked")
         if checked is None or checked[0] is not state:  # many parties may ask about one State
-            checked = (state, frozenset(state.roster).difference(self.trainers))
+            checked = (state, state.included.difference(self.trainers))
             self.__dict__["_checked"] = checked
         return checked[1]
 

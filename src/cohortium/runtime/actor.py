@@ -256,7 +256,8 @@ class Actor:
                 self._deliver(step, release.payload, at, effects)
             elif release.round <= self.state.round + 1 + AHEAD:
                 self._early.setdefault((key, release.sender, release.step), release)
-        self._advance(at, effects)
+        if self._states:
+            self._advance(at, effects)
 
     def _step_of(self, release: Release) -> Step | None:
         """Return the step whose value a release is, if it is its sender's."""

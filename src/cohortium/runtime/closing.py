@@ -112,8 +112,8 @@ def doubt(agreement: Agreement, before: State, state: State) -> str:
 
 def _doubt_counted(agreement: Agreement, before: State, state: State) -> str:
     plan = agreement.plan
-    if plan.rounds and len(set(state.roster)) < plan.needed:
-        return f"{len(set(state.roster))} sites are below the quorum of {plan.needed}"
+    if plan.rounds and len(state.included) < plan.needed:
+        return f"{len(state.included)} sites are below the quorum of {plan.needed}"
     if not state.models:
         return "it names no model"
     if state.patience != patience(agreement, before, state.metrics):
