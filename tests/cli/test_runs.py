@@ -223,6 +223,8 @@ def test_a_dry_run_shows_what_would_leave_and_writes_nothing(desk: Desk) -> None
         assert line[1] == str(count)
         assert line[-1] == "yes"
     assert "weight  float32  1 x 2" in answer.out
+    assert "auroc.positives  1024 numbers" in answer.out
+    assert "loss.rows  1 number\n" in answer.out
     assert answer.out.rstrip().endswith("Nothing was run.")
 
 

@@ -138,7 +138,8 @@ def dry_run(
     console.print(f"  in all {leaves['array_bytes']:,} bytes, and its number of training rows")
     console.print("Each evaluated round would leave every site:", style="bold")
     for name, shape in leaves["statistics"].items():
-        console.print(f"  {name}  {_shape(shape)} numbers")
+        numbers = "number" if _shape(shape) == "1" else "numbers"
+        console.print(f"  {name}  {_shape(shape)} {numbers}")
     console.print(f"  in all {leaves['statistics_bytes']:,} bytes\n\nNothing was run.")
 
 
@@ -282,7 +283,7 @@ def _sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None)
     table.add_column("site", overflow="fold", no_wrap=True)
     for name in columns:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     table.add_column("trains")
     for site in sites:
         cells = (str(site[name]) for name in columns)
