@@ -112,3 +112,24 @@ def test_names_beyond_ascii_are_kept(make_result: MakeResult, tmp_path: Path) ->
     write(make_result(["Süd", "医院"]), tmp_path)
     assert '"Süd"' in (tmp_path / "result.json").read_text("utf-8")
     assert "医院" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_no_figures_stay_beside_another_model(
+    make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the files, a folder has a model without figures, never another's."""
+    write(make_result(), tmp_path)
+    moved: list[str] = []
+    replace = Path.replace
+
+    def dies(self: Path, target: Path) -> Path:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write(make_result(seed=99), tmp_path)
+    assert moved
+    assert not (tmp_path / "result.json").exists()

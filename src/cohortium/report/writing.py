@@ -40,6 +40,7 @@ def write(result: Result, folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as aside:
             _write(result, Path(aside))
+            (folder / FILES[-1]).unlink(missing_ok=True)  # never figures beside another's model
             for name in FILES:
                 if (Path(aside) / name).exists():
                     (Path(aside) / name).replace(folder / name)

@@ -112,8 +112,9 @@ def compare(
 ) -> Result:
     """Run several ways of training on the same hospitals.
 
-    `arms` are of `study.arms.ARMS`; the model and acceptance of the result are those of the
-    federated arm, or else of the first. See `simulate` for the other arguments.
+    `arms` are of `study.arms.ARMS`; the model of the result is that of the federated arm, or else
+    of the first. Only a federated model is judged by the criteria that its sites agreed on. See
+    `simulate` for the other arguments.
 
     Raises:
         InvalidInputError: the study, the data, the model or an argument is wrong.
@@ -195,7 +196,7 @@ class _Runner:
                 if len(trained) == 1 and trained[0].variant.trains != (POOLED,)
                 for line in participation(name, trained[0])
             ),
-            acceptance=judge(study.acceptance.criteria, shown),
+            acceptance=judge(study.acceptance.criteria, shown) if "federated" in ran else (),
             warnings=(
                 *(w for p in bench.sites.values() for w in p.summary.warnings),
                 *(_unevaluated(main) if study.task.evaluate else ()),
