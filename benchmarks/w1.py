@@ -40,10 +40,9 @@ class AddOneTask:
         self._workload = workload
 
     def initial(self, seed: int) -> Params:  # noqa: ARG002
-        """Return the workload's values, made in place."""
+        """Return the workload's values."""
         self.unloaded_mb = self.unloaded_mb or federation.resident_mb()
-        values = np.tile(self._workload.layer(), self._workload.arrays)
-        return Params(self.layout, {"float32": values})
+        return Params(self.layout, {"float32": self._workload.flat()})
 
     def train(self, jobs: Sequence[TrainJob]) -> list[Trained]:
         """Add one."""

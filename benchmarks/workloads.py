@@ -45,14 +45,22 @@ class AddOne:
     def nbytes(self) -> int:
         return self.parameters * np.dtype(np.float32).itemsize
 
-    def layer(self) -> Floats:
-        """Return any array of round 0: values in [-1, 1), none of them special to a codec."""
+    def flat(self) -> Floats:
+        """Return the model of round 0, its arrays end to end: values in [-1, 1), none of them
+        special to a codec. Nothing of the model's size is made beside it.
+        """
         values = np.random.default_rng(SEED).uniform(-1, 1, 9973).astype(np.float32)
-        return np.resize(values, self.elements)
+        flat = np.empty(self.parameters, np.float32)
+        whole = self.elements // len(values) * len(values)
+        for array in flat.reshape(self.arrays, self.elements):
+            array[:whole].reshape(-1, len(values))[:] = values
+            array[whole:] = values[: self.elements - whole]
+        return flat
 
     def initial(self) -> Arrays:
-        """Return the model of round 0."""
-        return {f"layer{i}": self.layer() for i in range(self.arrays)}
+        """Return the model of round 0 by name."""
+        arrays = self.flat().reshape(self.arrays, self.elements)
+        return {f"layer{i}": array for i, array in enumerate(arrays)}
 
     def verify(self, rounds: int, final: Mapping[str, Floats]) -> dict[str, float]:
         """Return the checksum of a final model.
