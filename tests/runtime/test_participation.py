@@ -398,6 +398,7 @@ def test_the_last_of_a_chain_weighs_what_it_declared() -> None:
     assert state.roster == ("a", "b")
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in matmul:RuntimeWarning")
 def test_a_server_step_that_overflows_stops_the_run_and_says_so() -> None:
     made = federation(Star(), ROWS, rounds=2, server_optimizer=FedAvgM(lr=3e38))
     state = Sequential().run(made).logs[-1].state
