@@ -180,7 +180,8 @@ class Gate:
             RefusedError: the step is another party's, a reader is none of the step's or has had a
                 payload of it, or the payload is not of a kind that such steps send.
         """
-        if step.party != self.party or plan.get(step.id) != step:
+        known = plan.get(step.id)
+        if step.party != self.party or (known is not step and known != step):
             raise RefusedError(f"step {step.id!r} is not {self.party}'s in this round")
         if not isinstance(payload, (*KINDS[step.op], Void)):
             raise RefusedError(f"{step.op} steps do not send a {type(payload).__name__}")
@@ -264,7 +265,7 @@ def _check_layout(got: Layout, declared: Layout) -> None:
 def _sum(params: Params) -> float:
     """Add up all elements. One pass that also finds NaN and infinity, which no sum survives."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = sum(float(buffer.sum()) for buffer in params.buffers.values() if buffer.size)
+        total = sum([float(buffer.sum()) for buffer in params.buffers.values()])
     if math.isfinite(total):
         return total
     if params.is_finite():

@@ -489,6 +489,8 @@ def _consensus_of(value: Value) -> Consensus:
 def _without_slander(value: Value, source: Step) -> Value:
     """Return a value without notes about sites that its sender does not answer for."""
     notes = () if isinstance(value, Closed | Tallied) else value.notes
+    if not notes:
+        return value
     covers = frozenset(source.covers)
     if all(note.site in covers for note in notes):
         return value
