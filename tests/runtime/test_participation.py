@@ -443,3 +443,11 @@ def test_a_robust_rule_left_with_too_few_voids_the_round() -> None:
     found = faults.run(made, Faults(silent=frozenset({("b", 1)})))
     state = found.actors[PartyId("a")].state
     assert state.status == "stopped"
+
+
+def test_a_state_that_waits_for_its_model_outlives_a_death() -> None:
+    """Heard of ahead of its model, acknowledged, and not in the journal of the round after."""
+    made = federation(Star(), ROWS, rounds=8, fraction=0.5, on_shortfall="skip", evaluate_every=0)
+    last = Sequential().run(made).logs[-1].state.digest
+    found = faults.run(made, Faults(seed=88, kills=0.3))
+    assert {actor.state.digest for actor in found.actors.values()} == {last}

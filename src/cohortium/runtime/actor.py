@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cohortium.errors import RefusedError
@@ -58,8 +58,12 @@ from cohortium.types import Params, PartyId, SiteId, Update
 Key = tuple[int, int]
 """(round, attempt), both of the round in progress."""
 
+Sent = tuple[int, int, PartyId]
+"""(round, attempt, sender) of a consensus model."""
+
 AHEAD = 2
-"""Arrivals of rounds further ahead than this are dropped; their senders will repeat them."""
+"""Updates of rounds further ahead than this are dropped: a party that far behind catches up by
+States, and takes those of the round that it then opens for absent. Models and States are kept."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Snapshot:
         model: the party's consensus model.
         slots: what its steps keep.
         early: releases of this and later rounds that arrived before it opened.
+        states: States further along the chain, whose models have not come yet.
+        models: consensus models of later rounds, by (round, attempt, sender).
         sends: those of the event that opened the round: they may not have left before a crash.
         at: when it opened, on the engine's clock; deadlines count from it.
     """
@@ -79,6 +85,8 @@ class Snapshot:
     model: Params
     slots: Mapping[str, Any]
     early: tuple[Release, ...] = ()
+    states: tuple[State, ...] = ()
+    models: Mapping[Sent, Params] = field(default_factory=dict)
     sends: tuple[Send, ...] = ()
     at: float = 0.0
 
@@ -102,9 +110,9 @@ class Actor:
         self._early = {((r.round, r.attempt), r.sender, r.step): r for r in snapshot.early}
         self._read_at_opening: tuple[Release, ...] = ()
         self._resend, self._opened = list(snapshot.sends), snapshot.at
-        self._candidates: dict[tuple[int, int, PartyId], Params] = {}
+        self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
-        self._states: dict[Key, State] = {}
+        self._states: dict[Key, State] = {(s.round, s.attempt): s for s in snapshot.states}
         self._plan: RoundPlan
         self._progress: dict[str, Progress] = {}
 
@@ -114,6 +122,8 @@ class Actor:
         self._resend = []
         if self.state.status == "running":
             self._open(self._opened, effects)
+            if self._states:
+                self._advance(self._opened, effects)
         return effects
 
     def handle(self, event: Event) -> list[Effect]:
@@ -135,8 +145,16 @@ class Actor:
         `effects` are those of the event that opened it.
         """
         sends = tuple(effect for effect in effects if isinstance(effect, Send))
-        early = (*self._read_at_opening, *self._early.values())
-        return Snapshot(self.state, self.model, dict(self.slots), early, sends, self._opened)
+        return Snapshot(
+            self.state,
+            self.model,
+            dict(self.slots),
+            early=(*self._read_at_opening, *self._early.values()),
+            states=tuple(self._states.values()),
+            models=dict(self._candidates),
+            sends=sends,
+            at=self._opened,
+        )
 
     @property
     def _key(self) -> Key:
@@ -161,8 +179,7 @@ class Actor:
         early, self._early = self._early, {}
         self._read_at_opening = tuple(r for key, r in early.items() if key[0] == self._key)
         for release in early.values():
-            if self._key >= (release.round, release.attempt) or self.state.status == "running":
-                self._arrived(release, at, effects)
+            self._arrived(release, at, effects)
 
     def _advance(self, at: float, effects: list[Effect]) -> None:
         """Go along the chain of States that have arrived, to the last one whose model is here."""
