@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from sklearn import metrics as sklearn_metrics
 
+from cohortium.errors import StudyError
 from cohortium.learning.metrics import (
     METRICS,
     R2,
@@ -21,6 +24,7 @@ from cohortium.learning.metrics import (
     Brier,
     Mae,
     MeanLoss,
+    Measures,
     Metric,
     Mse,
     Predictions,
@@ -183,3 +187,46 @@ def test_a_diverged_model_has_a_loss_that_says_so() -> None:
     value = MeanLoss().value(MeanLoss().statistics(broken))
     assert value is not None
     assert math.isnan(value)
+
+
+def test_measures_of_pieces_are_those_of_the_whole() -> None:
+    whole = predictions(3, 17)
+    measures = Measures.of([Auroc(resolution=8), Accuracy()])
+    assert measures.names == ("loss", "auroc", "accuracy")
+    pieces = [rows_of(whole, slice(a, b)) for a, b in pairwise([0, 5, 6, 17])]
+    summed, at_once = measures.statistics(pieces), measures.statistics([whole])
+    assert {name: values.shape for name, values in summed.items()} == measures.shapes
+    for name in measures.names:
+        alone = ALL[name] if name != "auroc" else Auroc(resolution=8)
+        expected = alone.value(alone.statistics(whole))
+        assert measures.value(name, summed) == pytest.approx(expected)
+        assert measures.value(name, at_once) == expected
+
+
+def test_without_rows_there_are_zeros_and_no_value() -> None:
+    measures = Measures.of([Auroc(resolution=8)])
+    none = measures.statistics([])
+    assert {name: values.shape for name, values in none.items()} == measures.shapes
+    assert not any(values.any() for values in none.values())
+    assert [measures.value(name, none) for name in measures.names] == [None, None]
+
+
+def test_the_loss_is_measured_once_and_first() -> None:
+    assert Measures.of([Accuracy(), MeanLoss()]).names == ("loss", "accuracy")
+    with pytest.raises(StudyError, match=r"s\.toml: task\.metrics: got 'accuracy' twice"):
+        Measures.of([Accuracy(), Accuracy()], where="s.toml")
+
+
+WITHOUT_TORCH = """
+import sys
+import numpy as np
+from cohortium.learning.metrics import METRICS, Measures
+measures = Measures.of([METRICS["auroc"](), METRICS["accuracy"]()])
+statistics = {name: np.ones(shape) for name, shape in measures.shapes.items()}
+assert measures.value("auroc", statistics) == 0.5
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_party_without_pytorch_tells_a_metrics_value() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True)

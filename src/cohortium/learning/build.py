@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cohortium.errors import Problem, StudyError
 from cohortium.learning.algorithm import LocalAlgorithm
 from cohortium.learning.losses import LOSSES, Loss
-from cohortium.learning.metrics import METRICS, Metric
+from cohortium.learning.metrics import METRICS, Metric, by_name
 from cohortium.learning.models import NO_FILES, Ensemble, Files, Model
 from cohortium.learning.optimizers import Optimizer
 from cohortium.learning.pytorch import require_torch
@@ -54,7 +54,7 @@ def build_task(
         ModelError: the model cannot be built, or PyTorch is not installed.
     """
     outputs = model_outputs(kind, classes, where=where)
-    named = _named(metrics, where=where)
+    named = by_name(metrics, where=where)
     _check_fit(kind, loss=loss, metrics=named, where=where)
     if members is not None:
         model = Ensemble(model, members, loss)
@@ -85,19 +85,6 @@ def model_outputs(kind: TaskKind, classes: int | None, *, where: str = "<python>
     got = "no number of classes" if classes is None else f"{classes} classes for {kind}"
     expected = "2 classes or more for multiclass-classification, and none for other kinds"
     raise StudyError(Problem(where, "task.classes", got, expected))
-
-
-def _named(metrics: Sequence[Metric], *, where: str) -> dict[str, Metric]:
-    named: dict[str, Metric] = {}
-    for metric in metrics:
-        name = METRICS.kind_of(metric)
-        if name in named:
-            advice = "Remove one of them."
-            raise StudyError(
-                Problem(where, "task.metrics", f"{name!r} twice", "each metric once", advice)
-            )
-        named[name] = metric
-    return named
 
 
 def _check_fit(kind: TaskKind, *, loss: Loss, metrics: dict[str, Metric], where: str) -> None:

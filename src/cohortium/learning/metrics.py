@@ -12,7 +12,7 @@ Legend: N rows, C classes, R bins.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cohortium.errors import Problem, StudyError
 from cohortium.learning.task import TaskKind
 from cohortium.part import part
 from cohortium.registry import Registry
@@ -301,3 +302,72 @@ METRICS = Registry(
         "r2": "cohortium.learning.metrics:R2",
     },
 )
+
+
+class Measures:
+    """What a study measures: its metrics by name, the loss first, and the statistics behind them.
+
+    It needs no framework, so that a party without records or models can tell a metric's value.
+
+    Args:
+        metrics: name to metric; "loss" is added where it is not among them.
+
+    Attributes:
+        names: the metrics' names.
+        shapes: name and shape of every additive statistic, such as "auroc.positives".
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self._metrics = {"loss": MeanLoss(), **metrics}
+        self.names = tuple(self._metrics)
+        self.shapes = {
+            f"{name}.{statistic}": shape
+            for name, metric in self._metrics.items()
+            for statistic, shape in metric.shapes.items()
+        }
+
+    @classmethod
+    def of(cls, metrics: Sequence[Metric], *, where: str = "<python>") -> Measures:
+        """Return what parts of `METRICS`, such as those of `task.metrics`, measure.
+
+        Args:
+            metrics: each kind once.
+            where: the study's file, for messages.
+
+        Raises:
+            StudyError: a kind is there twice.
+
+        >>> Measures.of([Accuracy()]).shapes
+        {'loss.sum': (), 'loss.rows': (), 'accuracy.sum': (), 'accuracy.rows': ()}
+        """
+        return cls(by_name(metrics, where=where))
+
+    def statistics(self, predictions: Iterable[Predictions]) -> Statistics:
+        """Return every statistic summed over rows that come in pieces; zeros without rows."""
+        totals = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        for piece in predictions:
+            for name, metric in self._metrics.items():
+                for statistic, values in metric.statistics(piece).items():
+                    totals[f"{name}.{statistic}"] += values
+        return totals
+
+    def value(self, metric: str, statistics: Statistics) -> float | None:
+        """Return a metric's value from summed statistics; None where it is undefined."""
+        own = {name: statistics[f"{metric}.{name}"] for name in self._metrics[metric].shapes}
+        return self._metrics[metric].value(own)
+
+
+def by_name(metrics: Sequence[Metric], *, where: str = "<python>") -> dict[str, Metric]:
+    """Return parts of `METRICS` by their kinds.
+
+    Raises:
+        StudyError: a kind is there twice.
+    """
+    named: dict[str, Metric] = {}
+    for metric in metrics:
+        name = METRICS.kind_of(metric)
+        if name in named:
+            got, expected = f"{name!r} twice", "each metric once"
+            raise StudyError(Problem(where, "task.metrics", got, expected, "Remove one of them."))
+        named[name] = metric
+    return named

@@ -25,7 +25,7 @@ from cohortium.learning.batches import Feed, Shuffler
 from cohortium.learning.flat import ALIGNMENT, FlatModule, gradients_of
 from cohortium.learning.linear_stack import SLOPES, LinearStack, layers_of
 from cohortium.learning.losses import Loss
-from cohortium.learning.metrics import MeanLoss, Metric, Predictions
+from cohortium.learning.metrics import Measures, Metric, Predictions
 from cohortium.learning.models import ModuleSource
 from cohortium.learning.optimizers import Optimizer
 from cohortium.learning.plain import Plain
@@ -70,7 +70,7 @@ class TorchTask:
     ) -> None:
         self._source, self._outputs, self._loss = source, outputs, loss.build()
         self._optimizer, self._algorithm, self._batch_size = optimizer, algorithm, batch_size
-        self._metrics = {"loss": MeanLoss(), **metrics}
+        self._measures = Measures(metrics)
         self._flat = self._build(seed=0)
         self._module = self._flat.module
         self._gradients = gradients_of(self._flat)
@@ -84,15 +84,11 @@ class TorchTask:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return tuple(self._metrics)
+        return self._measures.names
 
     @property
     def statistics(self) -> Mapping[str, tuple[int, ...]]:
-        return {
-            f"{name}.{statistic}": shape
-            for name, metric in self._metrics.items()
-            for statistic, shape in metric.shapes.items()
-        }
+        return self._measures.shapes
 
     def initial(self, seed: int) -> Params:
         """Return what `torch.manual_seed(seed)` and building the model give; an instance's own."""
@@ -118,19 +114,13 @@ class TorchTask:
 
     def evaluate(self, params: Params, data: Part) -> Statistics:
         """Return the additive statistics of every metric; zeros where there are no rows."""
-        totals = {name: np.zeros(shape) for name, shape in self.statistics.items()}
         self._flat.load(params)
         self._module.eval()
         with torch.no_grad(), _reproducible(derive_seed(0, "evaluate") if self._draws else None):
-            for predictions in self._predictions(data):
-                for name, metric in self._metrics.items():
-                    for statistic, values in metric.statistics(predictions).items():
-                        totals[f"{name}.{statistic}"] += values
-        return totals
+            return self._measures.statistics(self._predictions(data))
 
     def value(self, metric: str, statistics: Statistics) -> float | None:
-        own = {name: statistics[f"{metric}.{name}"] for name in self._metrics[metric].shapes}
-        return self._metrics[metric].value(own)
+        return self._measures.value(metric, statistics)
 
     def check(self, params: Params, data: Part) -> None:
         """Try a whole batch of a site and the short one that ends its epochs; change nothing.
