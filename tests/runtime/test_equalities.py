@@ -107,9 +107,9 @@ def test_one_site_federated_is_that_site_alone_to_the_bit(topology: Topology) ->
     made = federation(topology, {"a": 37}, rounds=4, work=Work(steps=7))
     params, cursor = made.initial(), Cursor()
     for number in range(1, 5):
-        data = made.data[made.agreement.plan.trainers[0]].train
-        job = TrainJob("a", number, made.seed, params, data, made.work, cursor)
-        [trained] = made.task.train([job])
+        data = made.training.data[made.agreement.plan.trainers[0]].train
+        job = TrainJob("a", number, made.training.seed, params, data, made.training.work, cursor)
+        [trained] = made.training.task.train([job])
         assert trained.update.params is not None
         params, cursor = trained.update.params, trained.cursor
     assert final(made).digest == params.digest
@@ -120,9 +120,11 @@ def test_the_cyclic_plan_is_training_in_turn_to_the_bit() -> None:
     params, cursors = made.initial(), dict.fromkeys(ROWS, Cursor())
     for number in (1, 2):
         for site in made.agreement.plan.trainers:
-            data = made.data[site].train
-            job = TrainJob(site, number, made.seed, params, data, made.work, cursors[site])
-            [trained] = made.task.train([job])
+            data = made.training.data[site].train
+            job = TrainJob(
+                site, number, made.training.seed, params, data, made.training.work, cursors[site]
+            )
+            [trained] = made.training.task.train([job])
             assert trained.update.params is not None
             params, cursors[site] = trained.update.params, trained.cursor
     assert final(made).digest == params.digest

@@ -46,6 +46,10 @@ class Large(Blocks):
         self.layout = Layout((ArraySpec("w", (nbytes // 4,), "float32"),))
 
 
+def with_task(made: Federation, task: LeastSquares) -> Federation:
+    return replace(made, training=replace(made.training, task=task))
+
+
 def ready(made: Federation) -> list[Run]:
     """Return every site's training of round 1, last site first."""
     plan = made.agreement.plan.round(State(made.agreement.plan.study))
@@ -66,7 +70,7 @@ def sites_of(blocks: list[list[Run]]) -> list[list[str]]:
 def test_the_larger_the_model_the_nearer_to_the_roster_s_order(nbytes: int, within: int) -> None:
     """No more than 64 MB of updates, or a block, wait for an earlier site's to be folded."""
     rows = {f"s{i}": n for i, n in enumerate((30, 12, 55, 8, 40, 3, 20, 9))}
-    made = replace(federation(Star(), rows), task=Large(2, nbytes=nbytes))
+    made = with_task(federation(Star(), rows), Large(2, nbytes=nbytes))
     blocks = sites_of(Vectorised().blocks(made, ready(made)))
     order = [site for block in blocks for site in block]
     assert all(len(block) == 2 for block in blocks)
@@ -78,7 +82,7 @@ def test_the_larger_the_model_the_nearer_to_the_roster_s_order(nbytes: int, with
 
 def test_a_window_holds_at_most_1024_sites() -> None:
     made = federation(Star(), {f"s{i}": 2 if i < WINDOW else 1 for i in range(WINDOW + 6)})
-    made = replace(made, task=Large(4, nbytes=16))
+    made = with_task(made, Large(4, nbytes=16))
     [*_, last] = sites_of(Vectorised().blocks(made, ready(made)))
     assert last == ["s1028", "s1029"]
 
@@ -86,7 +90,7 @@ def test_a_window_holds_at_most_1024_sites() -> None:
 @pytest.mark.parametrize("engine", [Sequential(), Vectorised()], ids=lambda e: e.name)
 def test_of_a_block_only_the_site_that_raises_fails(engine: Sequential) -> None:
     made = federation(Star(), ROWS, rounds=1, quorum=3)
-    made = replace(made, task=Blocks(4, guilty="b"))
+    made = with_task(made, Blocks(4, guilty="b"))
     log = engine.run(made).logs[-1]
     assert log.state.roster == ("a", "c", "d")
     assert Note(SiteId("b"), "failed") in log.state.notes

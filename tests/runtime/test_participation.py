@@ -234,14 +234,14 @@ def test_a_skipped_round_rolls_the_batch_iterator_back() -> None:
 
 def test_training_that_raises_fails_that_site_only() -> None:
     made = federation(Star(), ROWS, rounds=1, quorum=3)
-    train = made.task.train
+    train = made.training.task.train
 
     def broken(jobs: Any) -> Any:
         if jobs[0].site == "d":
             raise ZeroDivisionError("no luck")
         return train(jobs)
 
-    made.task.train = broken  # type: ignore[method-assign]
+    made.training.task.train = broken  # type: ignore[method-assign]
     log = Sequential().run(made).logs[-1]
     assert log.state.roster == ("a", "b", "c")
     assert Note(SiteId("d"), "failed") in log.state.notes

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from cohortium.governance.gate import Gate
-from cohortium.learning.task import Cursor, LocalTask, Trained, TrainJob, Work
+from cohortium.learning.task import Cursor, TrainJob
 from cohortium.plan.plan import State
-from cohortium.records import SiteData
 from cohortium.registry import Registry
 from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.agreement import Agreement, Evaluation
-from cohortium.runtime.events import Done, Run
-from cohortium.types import VALIDATION, Params, PartyId, SiteId, Update
+from cohortium.runtime.training import Training
+from cohortium.types import Params, PartyId, SiteId
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,12 @@ class Federation:
 
     Attributes:
         agreement: the plan and its parts.
-        task: trains and evaluates.
-        data: each site's records.
-        work: how much a site trains in a round.
-        seed: the study's.
+        training: the task, and each site's records.
         initial: makes the model that round 1 starts from; only the parties keep it.
     """
 
     agreement: Agreement
-    task: LocalTask
-    data: Mapping[SiteId, SiteData]
-    work: Work
-    seed: int
+    training: Training
     initial: Callable[[], Params]
 
     def gate(self, party: PartyId) -> Gate:
@@ -59,52 +52,9 @@ class Federation:
     def has_kernel(self) -> bool:
         """Whether the task trains blocks of these sites at once."""
         site = self.agreement.plan.trainers[0]
-        params, data = self.initial(), self.data[site].train
-        return (
-            self.task.block_size(TrainJob(site, 1, self.seed, params, data, self.work, Cursor()))
-            > 1
-        )
-
-    def job(self, run: Run) -> TrainJob:
-        """Return the training that a run asks for."""
-        return TrainJob(
-            site=run.party,
-            round=run.round,
-            seed=self.seed,
-            params=run.params,
-            data=self.data[SiteId(run.party)].train,
-            work=self.work,
-            cursor=run.slot or Cursor(),
-        )
-
-    def trained(self, run: Run, trained: Trained, *, at: float) -> Done:
-        """Return the event of a training that ended."""
-        update = trained.update
-        if run.measure:
-            statistics = self._evaluate(run, ("validation",), params=update.params)
-            update = Update(update.params, update.weight, statistics)
-        return Done(run.round, run.attempt, run.step.id, update, trained.cursor, "", at)
-
-    def evaluated(self, run: Run, *, at: float) -> Done:
-        """Evaluate, and return the event of it."""
-        site = self.data[SiteId(run.party)]
-        statistics = self._evaluate(run, ("test", "validation"), params=run.params)
-        update = Update(None, float(len(site.test)), statistics)
-        return Done(run.round, run.attempt, run.step.id, update, None, "", at)
-
-    def _evaluate(
-        self, run: Run, parts: tuple[str, ...], *, params: Params | None
-    ) -> dict[str, Any]:
-        assert params is not None
-        site = self.data[SiteId(run.party)]
-        found: dict[str, Any] = {}
-        for part in parts:
-            records = site.test if part == "test" else site.validation
-            prefix = VALIDATION if part == "validation" else ""
-            if part == "test" or len(records):
-                statistics = self.task.evaluate(params, records)
-                found |= {prefix + name: values for name, values in statistics.items()}
-        return found
+        params, at = self.initial(), self.training
+        job = TrainJob(site, 1, at.seed, params, at.data[site].train, at.work, Cursor())
+        return at.task.block_size(job) > 1
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,12 @@ class Vectorised(Sequential):
         others = [[run] for run in ready if run.step.op != "train"]
         if not trains:
             return others
-        size = federation.task.block_size(federation.job(trains[0]))
+        training = federation.training
+        size = training.task.block_size(training.job(trains[0]))
         rows = federation.agreement.plan.rows
         place = {site: i for i, site in enumerate(rows)}
         trains.sort(key=lambda run: place[SiteId(run.party)])
-        sites = min(WINDOW, WINDOW_BYTES // federation.task.layout.nbytes)
+        sites = min(WINDOW, WINDOW_BYTES // training.task.layout.nbytes)
         width = size * max(1, sites // size)
         blocks = []
         for start in range(0, len(trains), width):
@@ -175,21 +176,15 @@ class _Loop:
 
     def _perform(self, runs: list[Run]) -> list[Done]:
         """Run steps over records; a step whose code raises has failed, the run goes on."""
+        training = self.federation.training
+        if runs[0].step.op == "evaluate" or len(runs) == 1:
+            return [training.perform(run, at=self.now) for run in runs]
         try:
-            return self._attempt(runs)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - study code; it is named
-            if len(runs) > 1:  # one by one, so that only the step that raises has failed
-                return [done for run in runs for done in self._perform([run])]
-            [run], reason = runs, f"{type(error).__name__}: {error}"
-            return [Done(run.round, run.attempt, run.step.id, None, None, reason, self.now)]
-
-    def _attempt(self, runs: list[Run]) -> list[Done]:
-        federation = self.federation
-        if runs[0].step.op == "evaluate":
-            return [federation.evaluated(run, at=self.now) for run in runs]
-        trained = federation.task.train([federation.job(run) for run in runs])
-        pairs = zip(runs, trained, strict=True)
-        return [federation.trained(run, result, at=self.now) for run, result in pairs]
+            trained = training.task.train([training.job(run) for run in runs])
+            pairs = zip(runs, trained, strict=True)
+            return [training.trained(run, result, at=self.now) for run, result in pairs]
+        except (Exception, SystemExit):  # noqa: BLE001 - study code; alone, the one that raises fails
+            return [done for run in runs for done in self._perform([run])]
 
     # -- what is kept of a round -------------------------------------------------------------------
 

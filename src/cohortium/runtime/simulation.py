@@ -21,14 +21,13 @@ from cohortium.errors import (
     StudyError,
 )
 from cohortium.governance.acceptance import judge
-from cohortium.governance.gate import Declaration
 from cohortium.learning.models import join_members
 from cohortium.learning.pytorch import fitting_threads
-from cohortium.learning.task import LocalTask, Work
-from cohortium.plan.plan import Member, Metric, Plan
+from cohortium.learning.task import LocalTask
+from cohortium.plan.plan import Member, Plan
 from cohortium.records import SiteData
 from cohortium.registry import UnknownKindError
-from cohortium.runtime.agreement import Agreement, Evaluation
+from cohortium.runtime.agreeing import agree, better, work_of
 from cohortium.runtime.arms import Trained, arm_result, measure, participation
 from cohortium.runtime.bench import Bench, Sites, StudyLike
 from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
@@ -36,10 +35,10 @@ from cohortium.runtime.closing import LOST
 from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer, RoundLog
 from cohortium.runtime.environment import environment
 from cohortium.runtime.result import Result
+from cohortium.runtime.training import Training
 from cohortium.study.arms import ARMS, POOLED, Variant
 from cohortium.study.compile import compile_plan
-from cohortium.study.study import Study
-from cohortium.types import VALIDATION, Params, PartyId, SiteId, Statistics
+from cohortium.types import Params, PartyId, SiteId
 
 
 def simulate(
@@ -266,11 +265,8 @@ class _Runner:
     ) -> Trained:
         study = variant.study
         federation = Federation(
-            agreement=_agreement(study, plan, task),
-            task=task,
-            data=data,
-            work=_work(study),
-            seed=study.study.seed,
+            agreement=agree(study, plan, task),
+            training=Training(task, data, work_of(study), study.study.seed),
             initial=initial,
         )
         engine = self._choose(federation)
@@ -285,7 +281,7 @@ class _Runner:
             )
         seconds = time.perf_counter() - begun
         _check_finished(finished, plan)
-        return Trained(variant, finished, plan, task.value, _better(study, task), seconds)
+        return Trained(variant, finished, plan, task.value, better(study, task.metrics), seconds)
 
     def _choose(self, federation: Federation) -> Engine:
         kind = self.engine
@@ -332,58 +328,6 @@ def _own_models(trained: Sequence[Trained]) -> dict[PartyId, Params]:
     if first.variant.name:
         return {PartyId(one.variant.name): one.model for one in trained}
     return dict(first.finished.models) if len(first.state.models) > 1 else {}
-
-
-def _agreement(study: Study, plan: Plan, task: LocalTask) -> Agreement:
-    shapes = task.statistics if study.task.evaluate else {}
-    validation = {VALIDATION + name: shape for name, shape in shapes.items()}
-    criteria, stopping = study.acceptance.criteria, study.acceptance.early_stopping
-    better = _better(study, task)
-    first = criteria[0].metric if criteria else task.metrics[min(1, len(task.metrics) - 1)]
-
-    def value(evaluation: Evaluation) -> Mapping[str, Metric]:
-        return measure(evaluation, task.metrics, task.value)
-
-    def accepted(metrics: Mapping[str, Metric]) -> bool:
-        held_out = {
-            name: metrics[VALIDATION + name]
-            for name in task.metrics
-            if VALIDATION + name in metrics
-        }
-        return all(verdict.met for verdict in judge(criteria, held_out))
-
-    def score(statistics: Statistics) -> float | None:
-        own = {name.removeprefix(VALIDATION): values for name, values in statistics.items()}
-        if not own.keys() >= task.statistics.keys():  # a site without validation rows
-            return None
-        found = task.value(first, own)
-        return found if found is None or better.get(first) == "higher" else -found
-
-    return Agreement(
-        plan=plan,
-        declaration=Declaration(task.layout, {**shapes, **validation}),
-        aggregator=study.plan.aggregation,
-        server_optimizer=study.plan.server_optimizer,
-        measure=value,
-        accepted=accepted,
-        patience=stopping.patience if stopping else 0,
-        score=score,
-    )
-
-
-def _work(study: Study) -> Work:
-    local = study.plan.local
-    return Work(epochs=1) if local is None else Work(epochs=local.epochs, steps=local.steps)
-
-
-def _better(study: Study, task: LocalTask) -> dict[str, str]:
-    """Return, for each metric that is measured, whether "higher" or "lower" is better."""
-    if not study.task.evaluate:
-        return {}
-    names = study.task.metric_names[1:]
-    known = {name: str(m.better) for name, m in zip(names, study.task.metrics, strict=True)}
-    known["loss"] = "lower"
-    return {name: known.get(name, "higher") for name in task.metrics}
 
 
 def _check_finished(finished: Finished, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cohortium.errors import RunFailedError
@@ -20,7 +20,6 @@ from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.engine import Federation
 from cohortium.runtime.events import (
     Arrived,
-    Done,
     Effect,
     Event,
     Record,
@@ -145,15 +144,10 @@ class _Injector:
     def _perform(self, party: PartyId, run: Run) -> None:
         if (party, run.round) in self.faults.silent:
             return
-        if run.step.op == "evaluate":
-            done = self.federation.evaluated(run, at=self.now)
-        else:
-            trained = self.federation.task.train([self.federation.job(run)])[0]
-            done = self.federation.trained(run, trained, at=self.now)
-            tamper = self.faults.tampered.get(party)
-            if tamper is not None and done.update is not None:
-                update = tamper(done.update)
-                done = Done(run.round, run.attempt, run.step.id, update, done.slot, "", self.now)
+        done = self.federation.training.perform(run, at=self.now)
+        tamper = self.faults.tampered.get(party)
+        if tamper is not None and run.step.op == "train" and done.update is not None:
+            done = replace(done, update=tamper(done.update))
         self.pending.append(("done", party, done))
 
     def _handle(self, party: PartyId, event: Event) -> Moment | None:

@@ -15,6 +15,7 @@ from cohortium.plan.topology import Topology
 from cohortium.runtime.agreement import Agreement, Evaluation
 from cohortium.runtime.arms import measure
 from cohortium.runtime.engine import Federation
+from cohortium.runtime.training import Training
 from cohortium.testing.regression import LeastSquares, hospitals
 from cohortium.types import VALIDATION, Statistics
 
@@ -80,7 +81,8 @@ def federation(
         score=score,
     )
     initial = task.initial(seed)
-    return Federation(agreement, task, data, work or Work(steps=5), seed, lambda: initial)
+    training = Training(task, data, work or Work(steps=5), seed)
+    return Federation(agreement, training, lambda: initial)
 
 
 def _shapes(task: LeastSquares) -> list[tuple[str, tuple[int, ...]]]:
