@@ -3,72 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from cohortium.governance.acceptance import judge
 from cohortium.governance.gate import Declaration
 from cohortium.learning.task import Work
 from cohortium.plan.plan import Metric, Plan
 from cohortium.runtime.agreement import Agreement, Evaluation
-from cohortium.runtime.arms import measure
+from cohortium.runtime.arms import Value, measure
 from cohortium.study.study import Study
 from cohortium.types import VALIDATION, Layout, Statistics
 
 
-class Measures(Protocol):
-    """What a party that trains nothing must know of a task: its arrays and how it is measured."""
-
-    @property
-    def layout(self) -> Layout: ...
-
-    @property
-    def statistics(self) -> Mapping[str, tuple[int, ...]]: ...
-
-    @property
-    def metrics(self) -> tuple[str, ...]: ...
-
-    def value(self, metric: str, statistics: Statistics) -> float | None:
-        """Return a metric's value from summed statistics; None where it is undefined."""
-
-
-def agree(study: Study, plan: Plan, task: Measures) -> Agreement:
+def agree(
+    study: Study,
+    plan: Plan,
+    *,
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+    metrics: tuple[str, ...],
+    value: Value,
+) -> Agreement:
     """Return what the parties of a run agree on.
 
     Args:
         study: the study.
         plan: as it was compiled.
-        task: the arrays that are shared, and the metrics.
+        layout: the arrays that sites share.
+        shapes: name and shape of every statistic that they share.
+        metrics: the metrics' names.
+        value: a metric's value from summed statistics.
     """
-    shapes = task.statistics if study.task.evaluate else {}
+    shapes = shapes if study.task.evaluate else {}
     validation = {VALIDATION + name: shape for name, shape in shapes.items()}
     criteria, stopping = study.acceptance.criteria, study.acceptance.early_stopping
-    is_better = better(study, task.metrics)
-    first = criteria[0].metric if criteria else task.metrics[min(1, len(task.metrics) - 1)]
+    is_better = better(study, metrics)
+    first = criteria[0].metric if criteria else metrics[min(1, len(metrics) - 1)]
 
-    def value(evaluation: Evaluation) -> Mapping[str, Metric]:
-        return measure(evaluation, task.metrics, task.value)
+    def measured(evaluation: Evaluation) -> Mapping[str, Metric]:
+        return measure(evaluation, metrics, value)
 
-    def accepted(metrics: Mapping[str, Metric]) -> bool:
-        held_out = {
-            name: metrics[VALIDATION + name]
-            for name in task.metrics
-            if VALIDATION + name in metrics
-        }
+    def accepted(found: Mapping[str, Metric]) -> bool:
+        held_out = {n: found[VALIDATION + n] for n in metrics if VALIDATION + n in found}
         return all(verdict.met for verdict in judge(criteria, held_out))
 
     def score(statistics: Statistics) -> float | None:
         own = {name.removeprefix(VALIDATION): values for name, values in statistics.items()}
-        if not own.keys() >= task.statistics.keys():  # a site without validation rows
+        if not own.keys() >= shapes.keys():  # a site without validation rows
             return None
-        found = task.value(first, own)
+        found = value(first, own)
         return found if found is None or is_better.get(first) == "higher" else -found
 
     return Agreement(
         plan=plan,
-        declaration=Declaration(task.layout, {**shapes, **validation}),
+        declaration=Declaration(layout, {**shapes, **validation}),
         aggregator=study.plan.aggregation,
         server_optimizer=study.plan.server_optimizer,
-        measure=value,
+        measure=measured,
         accepted=accepted,
         patience=stopping.patience if stopping else 0,
         score=score,

@@ -265,7 +265,14 @@ class _Runner:
     ) -> Trained:
         study = variant.study
         federation = Federation(
-            agreement=agree(study, plan, task),
+            agreement=agree(
+                study,
+                plan,
+                layout=task.layout,
+                shapes=task.statistics,
+                metrics=task.metrics,
+                value=task.value,
+            ),
             training=Training(task, data, work_of(study), study.study.seed),
             initial=initial,
         )
