@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, partial
@@ -15,12 +15,9 @@ from typing import Any
 
 from cohortium.errors import (
     ArgumentError,
-    BelowQuorumError,
-    DivergedError,
     Problem,
     StudyError,
 )
-from cohortium.governance.acceptance import judge
 from cohortium.learning.models import join_members
 from cohortium.learning.pytorch import fitting_threads
 from cohortium.learning.task import LocalTask
@@ -28,17 +25,17 @@ from cohortium.plan.plan import Member, Plan
 from cohortium.records import SiteData
 from cohortium.registry import UnknownKindError
 from cohortium.runtime.agreeing import agree, better, work_of
-from cohortium.runtime.arms import Trained, arm_result, measure, participation
+from cohortium.runtime.arms import Trained
 from cohortium.runtime.bench import Bench, Sites, StudyLike
 from cohortium.runtime.checkpoints import JOURNAL, FolderCheckpoints
-from cohortium.runtime.closing import LOST
-from cohortium.runtime.engine import ENGINES, Engine, Federation, Finished, Observer, RoundLog
+from cohortium.runtime.engine import ENGINES, Engine, Federation, Observer
 from cohortium.runtime.environment import environment
+from cohortium.runtime.outcome import check_finished, outcome
 from cohortium.runtime.result import Result
 from cohortium.runtime.training import Training
 from cohortium.study.arms import ARMS, POOLED, Variant
 from cohortium.study.compile import compile_plan
-from cohortium.types import Params, PartyId, SiteId
+from cohortium.types import Params, SiteId
 
 
 def simulate(
@@ -176,41 +173,16 @@ class _Runner:
     def result(self, arms: Sequence[str]) -> Result:
         """Run the arms in order and put together what they gave."""
         begun = time.perf_counter()
-        bench, study, trains = self.bench, self.bench.study, frozenset(self.bench.trains)
+        bench, trains = self.bench, frozenset(self.bench.trains)
         ran = {name: self._arm(name) for name in arms}
-        main, *others = ran.get("federated", ran[arms[0]])
-        shown = measure(main.evaluation, main.better, main.value)
-        return Result(
-            study=study.study.name,
-            purpose=study.study.purpose,
-            digest=bench.bundle.digest,
-            seed=study.study.seed,
-            engine=main.finished.engine,
-            sites={site: len(prepared.raw.train) for site, prepared in bench.sites.items()},
+        return outcome(
+            bench.bundle,
+            ran,
+            sites={str(site): len(prepared.raw.train) for site, prepared in bench.sites.items()},
             evaluation_only=tuple(site for site in bench.sites if site not in trains),
-            arms={name: arm_result(name, trained) for name, trained in ran.items()},
-            participation=tuple(
-                line
-                for name, trained in ran.items()
-                if len(trained) == 1 and trained[0].variant.trains != (POOLED,)
-                for line in participation(name, trained[0])
-            ),
-            acceptance=judge(study.acceptance.criteria, shown) if "federated" in ran else (),
-            warnings=(
-                *(w for p in bench.sites.values() for w in p.summary.warnings),
-                *(_unevaluated(main) if study.task.evaluate else ()),
-            ),
+            warnings=[w for p in bench.sites.values() for w in p.summary.warnings],
             seconds=time.perf_counter() - begun,
             environment=environment(),
-            better=main.better,
-            model=main.model,
-            models=_own_models([main, *others]),
-            evaluation={
-                name: dict(trained[0].evaluation)
-                for name, trained in ran.items()
-                if len(trained) == 1
-            },
-            plan=main.plan,
         )
 
     def _arm(self, name: str) -> list[Trained]:
@@ -287,7 +259,7 @@ class _Runner:
                 federation, observer=self.observer, checkpoints=checkpoints, resume=resumed
             )
         seconds = time.perf_counter() - begun
-        _check_finished(finished, plan)
+        check_finished(finished, plan)
         return Trained(variant, finished, plan, task.value, better(study, task.metrics), seconds)
 
     def _choose(self, federation: Federation) -> Engine:
@@ -323,60 +295,6 @@ class _Runner:
 def _of_arm(problem: Problem, arm: str) -> Problem:
     advice = f"{problem.advice}. Or leave out the arm" if problem.advice else "Leave out the arm"
     return replace(problem, got=f"{problem.got} in the arm {arm!r}", advice=advice)
-
-
-def _few(names: Sequence[str]) -> list[str]:
-    return [*names[:10], *([f"and {len(names) - 10} more"] if len(names) > 10 else [])]
-
-
-def _own_models(trained: Sequence[Trained]) -> dict[PartyId, Params]:
-    """Return each site's own model: of an arm with one for each, or of peers; else nothing."""
-    first = trained[0]
-    if first.variant.name:
-        return {PartyId(one.variant.name): one.model for one in trained}
-    return dict(first.finished.models) if len(first.state.models) > 1 else {}
-
-
-def _check_finished(finished: Finished, plan: Plan) -> None:
-    """Raise if the run did not reach a consensus model, with the cause and the next step."""
-    last = finished.logs[-1].state
-    counted = not plan.rounds or bool(last.models)
-    if last.status == "finished" and counted:
-        return
-    lines = _lines(finished.logs)
-    told = _told(lines, plan)
-    if lines and all("finite" in line for line in lines.values()):
-        advice = "Lower task.optimizer's learning rate, or normalise the features"
-        raise DivergedError(f"training diverged in {last.reason}: {told}", advice)
-    cause = f"below quorum in {last.reason}: {told}"
-    advice = 'Mend those sites, lower plan.participation.quorum, or set on_shortfall = "skip"'
-    raise BelowQuorumError(cause, advice)
-
-
-def _unevaluated(trained: Trained) -> Iterator[str]:
-    """Tell that a final model was not evaluated, as where its round was skipped, and why."""
-    if not trained.evaluation:
-        told = _told(_lines(trained.finished.logs[-1:]), trained.plan)
-        yield f"the final model was not evaluated: {told}"
-
-
-def _lines(logs: Iterable[RoundLog]) -> dict[SiteId, str]:
-    """Return what kept each site from taking part, the last time that it did not.
-
-    Where causes are known, sites that were only lost with their round are no part of them.
-    """
-    lines: dict[SiteId, str] = {}
-    lost: dict[SiteId, str] = {}
-    for log in logs:
-        for note in log.state.notes:
-            reason = note.reason or log.reasons.get((note.site, note.status), "")
-            line = f"{note.site} {note.status}" + (f" ({reason})" if reason else "")
-            (lost if reason == LOST else lines)[note.site] = line
-    return lines or lost
-
-
-def _told(lines: Mapping[SiteId, str], plan: Plan) -> str:
-    return "; ".join(_few([lines[s] for s in plan.rows if s in lines])) or "no site answered"
 
 
 def check_arguments(
