@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cohortium.cli.boundary import InterruptedRunError, tell
+from cohortium.cli.output import console, few, make_console, print_json, print_notes, shape_told
+from cohortium.cli.results import check_acceptance, check_folder, hindrance, show
 from cohortium.data.download import ORIGINS, get
 from cohortium.data.sources import SOURCES, data_folder
-from cohortium.errors import AcceptanceError, ArgumentError, Problem, RunFailedError
+from cohortium.errors import ArgumentError, Problem, RunFailedError
 from cohortium.plan.plan import State
 from cohortium.report.drawing import draw as draw_plan
 from cohortium.report.progress import Progress
-from cohortium.report.table import arms_table
-from cohortium.report.writing import FILES, write
+from cohortium.report.writing import write
 from cohortium.runtime.bench import Bench
 from cohortium.runtime.checkpoints import are_kept, forget
 from cohortium.runtime.environment import environment
 from cohortium.runtime.preview import preview
-from cohortium.runtime.result import Result
 from cohortium.runtime.simulation import check_arguments, compare
 from cohortium.study import example
 from cohortium.study.bundle import Bundle
 from cohortium.study.read import read
 
-WIDE = 160
-"""Columns of output that no person's terminal bounds, such as that into a pipe."""
-
 SHOWN = 40
 """Steps of a plan that are listed."""
 
-FEW = 4
-"""Names that are listed in a line."""
-
 DEMO_ARMS = ("pooled", "federated", "single", "ensemble", "iil", "ciil")
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Return a console that takes text as it is: names may hold what looks like markup."""
-    console = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)
-    return console
-
-
-console = _console()
 
 
 def demo(out: Path | None, *, seed: int | None, as_json: bool) -> None:
@@ -84,11 +64,11 @@ def run(
     """Run arms of a study, write the results, and show them."""
     bundle = read(study) if isinstance(study, Path) else study
     folder = out or Path("out") / bundle.study.study.name
-    _check_folder(folder)
+    check_folder(folder)
     if resume and not are_kept(folder):
         tell(f"note: no checkpoint in {folder}; the run begins with round 1")
     try:
-        with Progress(_console(stderr=True), quiet=as_json) as progress:
+        with Progress(make_console(stderr=True), quiet=as_json) as progress:
             result = compare(
                 bundle,
                 arms=arms,
@@ -106,8 +86,8 @@ def run(
     if as_json:
         typer.echo((folder / "result.json").read_text("utf-8"), nl=False)
     else:
-        _show(result, folder)
-    _check_acceptance(result, folder)
+        show(result, folder)
+    check_acceptance(result, folder)
 
 
 def dry_run(
@@ -122,24 +102,24 @@ def dry_run(
     """Check everything and show what would leave each site."""
     check_arguments(("federated",), engine)
     if out is not None:
-        _check_folder(out)
+        check_folder(out)
     found = preview(Bench.of(study, seed=seed, data=data))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     console.print(Text.assemble((found["study"], "bold"), f"\ndigest {found['digest']}"))
     console.print(_sites_table(found["sites"]))
     for site in found["sites"]:
-        _print_notes(site["warnings"])
+        print_notes(site["warnings"])
     leaves = found["leaves"]
     console.print("\nEach round would leave a training site, and nothing else:", style="bold")
     for array in leaves["arrays"]:
-        console.print(f"  {array['name']}  {array['dtype']}  {_shape(array['shape'])}")
+        console.print(f"  {array['name']}  {array['dtype']}  {shape_told(array['shape'])}")
     console.print(f"  in all {leaves['array_bytes']:,} bytes, and its number of training rows")
     console.print("Each evaluated round would leave every site:", style="bold")
     for name, shape in leaves["statistics"].items():
-        numbers = "number" if _shape(shape) == "1" else "numbers"
-        console.print(f"  {name}  {_shape(shape)} {numbers}")
+        numbers = "number" if shape_told(shape) == "1" else "numbers"
+        console.print(f"  {name}  {shape_told(shape)} {numbers}")
     console.print(f"  in all {leaves['statistics_bytes']:,} bytes\n\nNothing was run.")
 
 
@@ -155,14 +135,14 @@ def plan(study: Path, *, draw: Path | None, data: Path | None, as_json: bool) ->
         _write_text(draw, draw_plan(compiled), key="--draw")
     if as_json:
         rows = [{name: getattr(step, name) for name in step.__slots__} for step in steps]
-        _print_json({"study": bench.study.study.name, "digest": compiled.study, "steps": rows})
+        print_json({"study": bench.study.study.name, "digest": compiled.study, "steps": rows})
         return
     console.print(Text.assemble((bench.study.study.name, "bold"), f"\ndigest {compiled.study}"))
     console.print(f"{compiled.rounds} rounds, {len(compiled.members)} sites, each round:\n")
     table = Table("step", "party", "reads", "deadline", box=None)
     for step in steps[:SHOWN]:
         deadline = "" if step.deadline is None else f"{step.deadline:g} s"
-        table.add_row(step.id, step.party, _few(step.inputs + step.gathers), deadline)
+        table.add_row(step.id, step.party, few(step.inputs + step.gathers), deadline)
     console.print(table)
     if len(steps) > SHOWN:
         console.print(f"  and {len(steps) - SHOWN} more; --json prints all")
@@ -199,7 +179,7 @@ def data_list(*, as_json: bool) -> None:
         for name in SOURCES
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     table = Table("dataset", "here", "from", box=None)
     for row in rows:
@@ -211,7 +191,7 @@ def doctor(*, as_json: bool) -> None:
     """Check this machine, and say what to do about what is missing."""
     checks = [*_packages(), _processor(), _disk(), _datasets()]
     if as_json:
-        _print_json({"environment": environment(), "checks": checks})
+        print_json({"environment": environment(), "checks": checks})
     else:
         table = Table("", "check", "found", "what to do", box=None)
         for check in checks:
@@ -291,83 +271,10 @@ def _sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _show(result: Result, folder: Path) -> None:
-    console.print(arms_table(result))
-    _print_notes(result.warnings)
-    for criterion in result.acceptance:
-        mark = ("met", "green") if criterion.met else ("not met", "red")
-        console.print(Text.assemble(mark, f"  {criterion.text}"))
-    console.print(
-        Text.assemble(
-            f"\n{result.seconds:.1f} s. Look at ",
-            (str(folder / "report.html"), "bold"),
-            f"; the figures are in {folder / 'result.json'}, the model in "
-            f"{folder / 'model.safetensors'}.",
-        )
-    )
-
-
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        console.print(Text.assemble(("note ", "yellow"), note))
-
-
-def _check_acceptance(result: Result, folder: Path) -> None:
-    missed = "; ".join(
-        f"{c.text}: {'undefined' if c.value is None else f'{c.value:.4f}'}"
-        for c in result.acceptance
-        if not c.met
-    )
-    if missed:
-        raise AcceptanceError(
-            f"the consensus model misses what was agreed ({missed})",
-            f"Look at {folder / 'report.html'}; more rounds, or another plan, must be agreed anew",
-        )
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder that results cannot be written into, before anything runs.
-
-    Made and, where it was not there, removed: permissions alone do not tell.
-    """
-    made = [path for path in (folder, *folder.absolute().parents) if not os.path.lexists(path)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".cohortium-", dir=folder):
-            blocked = [name for name in FILES if (folder / name).is_dir()]
-        if blocked:
-            raise IsADirectoryError(None, f"a folder named {blocked[0]} in it")
-    except OSError as error:
-        expected, advice = "a folder for the results", "Choose another DIR"
-        raise ArgumentError(
-            Problem(str(folder), "--out", _hindrance(error), expected, advice)
-        ) from error
-    finally:
-        for path in made:
-            if os.path.isdir(path):  # noqa: PTH112 - Path's own raises where a name is too long
-                path.rmdir()
-
-
-def _hindrance(error: OSError) -> str:
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return "a file"
-    return error.strerror or type(error).__name__
-
-
 def _way_on(folder: Path, *, can_resume: bool) -> str:
     if can_resume and are_kept(folder):
         return f"nothing half-written is left; to go on, add --out {folder} --resume"
     return "nothing half-written is left"
-
-
-def _few(names: Sequence[str]) -> str:
-    if len(names) <= FEW:
-        return ", ".join(names)
-    return f"{', '.join(names[: FEW - 1])}, … {names[-1]} ({len(names)} in all)"
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "1"
 
 
 def _write_text(path: Path, text: str, *, key: str) -> None:
@@ -382,9 +289,5 @@ def _write_text(path: Path, text: str, *, key: str) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         expected, advice = "a place that can be written to", "Choose another"
-        got = _hindrance(error)
+        got = hindrance(error)
         raise ArgumentError(Problem(str(path), key, got, expected, advice)) from error
-
-
-def _print_json(found: Mapping[str, Any] | Sequence[Any]) -> None:
-    console.print_json(json_module.dumps(found, allow_nan=False, default=list))
