@@ -26,6 +26,8 @@ _DTYPES = {
 }  # fmt: skip
 """The format's name of a dtype to numpy's; numpy has none for the others."""
 
+_NAMES = {ours: theirs for theirs, ours in _DTYPES.items()}
+
 
 def save(params: Params, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Write parameters to a file, whole or not at all.
@@ -92,6 +94,31 @@ def from_bytes(content: bytes, layout: Layout, *, where: str) -> Params:
     if not params.is_finite():
         raise _refusal(where, "", "values that are not finite", "finite parameters")
     return params
+
+
+def header_of(layout: Layout) -> bytes:
+    """Return the start of a safetensors file whose data are a layout's flat buffers, end to end.
+
+    With the buffers after it, in the order of `layout.sizes`, it is a whole file: models travel so.
+
+    >>> from cohortium.types import ArraySpec
+    >>> header_of(Layout((ArraySpec("w", (2,), "float32"),)))[8:].decode().strip()
+    '{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    """
+    starts, at = {}, 0
+    for dtype, count in layout.sizes.items():
+        starts[dtype] = at
+        at += count * np.dtype(dtype).itemsize
+    table = {}
+    for spec in layout.specs:
+        dtype, place, _ = layout.slices[spec.name]
+        size = np.dtype(dtype).itemsize
+        offsets = [starts[dtype] + place.start * size, starts[dtype] + place.stop * size]
+        entry = {"dtype": _NAMES[dtype], "shape": list(spec.shape), "data_offsets": offsets}
+        table[spec.name] = entry
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_metadata(path: Path) -> dict[str, str]:

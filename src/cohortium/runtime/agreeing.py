@@ -33,8 +33,8 @@ def agree(
         metrics: the metrics' names.
         value: a metric's value from summed statistics.
     """
-    shapes = shapes if study.task.evaluate else {}
-    validation = {VALIDATION + name: shape for name, shape in shapes.items()}
+    shared = shapes if study.task.evaluate else {}
+    validation = {VALIDATION + name: shape for name, shape in shared.items()}
     criteria, stopping = study.acceptance.criteria, study.acceptance.early_stopping
     is_better = better(study, metrics)
     first = criteria[0].metric if criteria else metrics[min(1, len(metrics) - 1)]
@@ -55,7 +55,7 @@ def agree(
 
     return Agreement(
         plan=plan,
-        declaration=Declaration(layout, {**shapes, **validation}),
+        declaration=Declaration(layout, {**shared, **validation}),
         aggregator=study.plan.aggregation,
         server_optimizer=study.plan.server_optimizer,
         measure=measured,

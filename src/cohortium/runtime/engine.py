@@ -7,7 +7,7 @@ and journals. Which machines it uses is nobody else's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from cohortium.governance.gate import Gate
@@ -70,6 +70,7 @@ class RoundLog:
             received by each.
         reasons: (site, status) to the reason in the site's own log.
         evaluated: the sites that were evaluated.
+        waited: seconds that each site had nothing to do, where an engine can tell.
     """
 
     state: State
@@ -79,6 +80,7 @@ class RoundLog:
     received: Mapping[str, int]
     reasons: Mapping[tuple[str, str], str]
     evaluated: tuple[SiteId, ...] = ()
+    waited: Mapping[str, float] = field(default_factory=dict)
 
 
 class Observer(Protocol):
