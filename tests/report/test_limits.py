@@ -18,6 +18,13 @@ def test_who_sees_what_follows_the_plan(make_result: MakeResult) -> None:
     assert "visible to the clerk" in cyclic
 
 
+def test_a_run_across_hospitals_is_no_simulation(make_result: MakeResult) -> None:
+    text = " ".join(limits(make_result(engine="network")))
+    assert "simulated" not in text
+    assert "Nothing shows that a hospital\u2019s records are right" in text
+    assert "no secure sum" in text
+
+
 def test_the_absence_of_protection_is_said(make_result: MakeResult) -> None:
     text = " ".join(limits(make_result()))
     for words in (

@@ -15,6 +15,7 @@ import pytest
 
 from cohortium.governance.acceptance import Verdict
 from cohortium.report.ink import _HUES, STYLE, Hue
+from cohortium.report.notation import THIN
 from cohortium.report.page import command, render
 from cohortium.runtime.result import Participation, Result
 from cohortium.study import example
@@ -328,6 +329,15 @@ def test_the_plan_is_drawn_once(results: dict[str, Result]) -> None:
     assert Page(render(results["real"])).styles == [CSS, STYLE]
 
 
+def test_a_run_across_hospitals_tells_idle_time(make_result: MakeResult) -> None:
+    made = make_result(["a", "b"], arms=("federated",), engine="network")
+    told = replace(made.arms["federated"], idle={"a": 0.25, "b": 0.5})
+    page = render(replace(made, arms={"federated": told}))
+    assert f"25.0{THIN}%" in page
+    assert "simulated" not in page
+    assert "simulated federation" in render(make_result())
+
+
 def test_commands_reproduce_the_run(make_result: MakeResult) -> None:
     assert (
         command(make_result(arms=("federated",)))
@@ -337,5 +347,7 @@ def test_commands_reproduce_the_run(make_result: MakeResult) -> None:
         command(make_result(arms=("pooled", "iil")))
         == "cohortium compare study.toml --arms pooled,iil --seed 7 --engine sequential"
     )
+    across = make_result(arms=("federated",), engine="network")
+    assert command(across) == "cohortium study submit study.toml"
     digest = example.demo().override({"study.seed": 3}).digest
     assert command(make_result(digest=digest, seed=3)) == "cohortium demo --seed 3"

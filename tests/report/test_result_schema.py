@@ -50,10 +50,10 @@ def test_results_of_every_kind_fit(make_result: MakeResult, troubled: Result) ->
         assert refusals(plain(result)) == []
 
 
-OPEN = {"sites", "arms", "metrics", "per_site", "members", "bytes", "environment"}
+OPEN = {"sites", "arms", "metrics", "per_site", "members", "bytes", "environment", "idle"}
 """Objects whose keys are names."""
 
-OPTIONAL = {"members", "disagreement"}
+OPTIONAL = {"members", "disagreement", "idle"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def small(make_result: MakeResult) -> dict[str, Any]:
     made = make_result(
         ["a"], arms=("federated", "single"), metrics=("auroc",), rounds=1, acceptance=(MET,)
     )
-    arms = {**made.arms, "federated": replace(made.arms["federated"], disagreement=0.1)}
+    federated = replace(made.arms["federated"], disagreement=0.1, idle={"a": 0.25})
+    arms = {**made.arms, "federated": federated}
     return plain(replace(made, arms=arms))
 
 
@@ -108,6 +109,7 @@ def test_no_key_may_be_missing(small: dict[str, Any]) -> None:
         (("seed",), -1),
         (("sites", "hospital-01"), 1.5),
         (("arms", "mine"), {"title": "x", "metrics": {}, "rounds": []}),
+        (("arms", "federated", "idle"), {"hospital-01": 1.5}),
         (("participation", 0, "status"), "late"),
         (("acceptance", 0, "scope"), "everywhere"),
         (("acceptance", 0, "met"), None),

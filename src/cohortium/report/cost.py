@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cohortium.report.comparison import leading_arm
-from cohortium.report.notation import count, duration, plural, size
+from cohortium.report.notation import count, duration, percent, plural, size
 from cohortium.report.scale import quantile
 from cohortium.runtime.result import Result
 
@@ -26,11 +26,15 @@ class Time:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of arrays that a hospital sent and received, over all rounds."""
+    """Bytes of arrays that a hospital sent and received, over all rounds.
+
+    `idle` is the share of the time in which it had nothing to do; empty where nobody can tell.
+    """
 
     name: str
     sent: str
     received: str
+    idle: str = ""
 
 
 def times(result: Result) -> list[Time]:
@@ -54,10 +58,17 @@ def traffic(result: Result) -> list[Traffic]:
     sent = [sum(r.sent.get(site, 0) for r in arm.rounds) for site in result.sites]
     received = [sum(r.received.get(site, 0) for r in arm.rounds) for site in result.sites]
     if len(result.sites) <= MANY:
-        found = zip(result.sites, sent, received, strict=True)
-        return [Traffic(site, size(out), size(back)) for site, out, back in found]
-    out, back = sorted(sent), sorted(received)
+        idle = [percent(arm.idle[site]) if site in arm.idle else "" for site in result.sites]
+        found = zip(result.sites, sent, received, idle, strict=True)
+        return [Traffic(site, size(out), size(back), share) for site, out, back, share in found]
+    out, back, shares = sorted(sent), sorted(received), sorted(arm.idle.values())
     spread = [
-        Traffic(name, size(quantile(out, q)), size(quantile(back, q))) for name, q in SPREAD.items()
+        Traffic(
+            name,
+            size(quantile(out, q)),
+            size(quantile(back, q)),
+            percent(quantile(shares, q)) if shares else "",
+        )
+        for name, q in SPREAD.items()
     ]
     return [*spread, Traffic(f"all {count(len(sent))}", size(sum(out)), size(sum(back)))]

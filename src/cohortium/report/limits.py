@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from cohortium.plan.topology import AGGREGATOR
 from cohortium.report.notation import typeset
-from cohortium.runtime.result import Result
+from cohortium.runtime.result import NETWORK, Result
 
 
 def limits(result: Result) -> list[str]:
-    """Return what the figures of a simulation do not show, in sentences."""
-    sections = (_SIMULATED, _privacy(result), _metrics(result), _SAME_HOSPITALS, _SEED, _CLINICAL)
+    """Return what the figures do not show, in sentences."""
+    where = _ACROSS if result.engine == NETWORK else _SIMULATED
+    sections = (where, _privacy(result), _metrics(result), _SAME_HOSPITALS, _SEED, _CLINICAL)
     return [typeset(text) for text in sections]
 
 
 _SIMULATED = (
     "The hospitals were simulated on one machine: nothing here crossed a network, a firewall or an "
     "organisation, and nobody was late or dropped out but for what was simulated."
+)
+_ACROSS = (
+    "Every hospital measured the model on its own records and sent sums, signed, to the party that "
+    "closes rounds. Nothing shows that a hospital's records are right, or its sums theirs."
 )
 _SAME_HOSPITALS = (
     "All held-out records come from the same hospitals as the training records. How the model does "

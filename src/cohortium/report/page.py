@@ -35,7 +35,7 @@ from cohortium.report.notation import (
 )
 from cohortium.report.palette import legend_mark
 from cohortium.report.svg import share
-from cohortium.runtime.result import ArmResult, Result
+from cohortium.runtime.result import NETWORK, ArmResult, Result
 from cohortium.study import example
 
 WARNINGS = 12
@@ -97,6 +97,8 @@ def render(result: Result, *, written: datetime.date | None = None) -> str:
         "lowest": hospitals.lowest(result, metric) if panel and panel.collapsed and metric else [],
         "times": cost.times(result),
         "traffic": cost.traffic(result),
+        "idle_told": bool(leading and leading.idle),
+        "across": result.engine == NETWORK,
         "traffic_collapsed": len(result.sites) > cost.MANY,
         "limits": limits(result),
         "command": command(result),
@@ -111,6 +113,8 @@ def render(result: Result, *, written: datetime.date | None = None) -> str:
 
 def command(result: Result) -> str:
     """Return the command that gives this result again."""
+    if result.engine == NETWORK:
+        return "cohortium study submit study.toml"
     if result.digest == example.demo().override({"study.seed": result.seed}).digest:
         return f"cohortium demo --seed {result.seed}"
     settings = f"--seed {result.seed} --engine {result.engine}"

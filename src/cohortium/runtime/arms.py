@@ -102,6 +102,7 @@ def arm_result(name: str, trained: Sequence[Trained]) -> ArmResult:
         seconds=sum(t.seconds for t in trained),
         members=members,
         disagreement=None if several else _disagreement(first),
+        idle={} if several else _idle(first.finished.logs),
     )
 
 
@@ -204,6 +205,15 @@ def _round(trained: Trained, log: RoundLog) -> RoundResult:
     sites = [site for site in log.sent if site != POOLED]
     sent, received = ({s: table[s] for s in sites} for table in (log.sent, log.received))
     return RoundResult(_number(trained, log.state), metrics, log.seconds, sent, received)
+
+
+def _idle(logs: Sequence[RoundLog]) -> dict[str, float]:
+    """Return the share of the run in which each site waited, where its engine told."""
+    told = [log for log in logs if log.waited]
+    seconds = sum(log.seconds for log in told)
+    sites = dict.fromkeys(site for log in told for site in log.waited)
+    waited = {site: sum(log.waited.get(site, 0.0) for log in told) for site in sites}
+    return {site: min(time / seconds, 1.0) for site, time in waited.items()} if seconds else {}
 
 
 def _disagreement(trained: Trained) -> float | None:

@@ -15,6 +15,9 @@ from cohortium.types import Params, PartyId, SiteId, Statistics
 
 SCHEMA_VERSION = 1
 
+NETWORK = "network"
+"""What carries out a run whose parties are on machines of their own."""
+
 
 @dataclass(frozen=True)
 class MetricValue:
@@ -76,6 +79,7 @@ class ArmResult:
         seconds: wall time of all its runs.
         members: for an arm of several models, each model's metrics by the site that gave its name.
         disagreement: for gossip, the largest relative distance of a site's model from their mean.
+        idle: share of the run in which each site had nothing to do; empty where nobody can tell.
     """
 
     name: str
@@ -85,11 +89,12 @@ class ArmResult:
     seconds: float = 0.0
     members: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
     disagreement: float | None = None
+    idle: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that a simulation gives back.
+    """Everything that a run gives back.
 
     Attributes:
         study: the study's name.
@@ -182,6 +187,8 @@ def _arm(arm: ArmResult) -> dict[str, Any]:
         found["members"] = {name: _metrics(metrics) for name, metrics in arm.members.items()}
     if arm.disagreement is not None:
         found["disagreement"] = arm.disagreement
+    if arm.idle:
+        found["idle"] = dict(arm.idle)
     return found
 
 
