@@ -1,0 +1,1 @@
+"""Bytes between members: frames sealed end to end, blobs, signed requests. Knows no plan."""
