@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cohortium.learning.batches import Feed, Run, Shuffler, schedule
+from cohortium.learning.batches import Feed, Run, Shuffler, Walk, schedule
 from cohortium.learning.task import Cursor, TrainJob, Work
 from cohortium.records import Part
 from cohortium.types import Params, derive_rng
@@ -61,7 +64,7 @@ def test_a_cursor_at_the_end_starts_the_next_permutation() -> None:
     assert runs == [Run(3, 0, 4, 1)]
 
 
-@pytest.mark.parametrize("work", [Work(epochs=3), Work(steps=3)])
+@pytest.mark.parametrize("work", [Work(epochs=3), Work(steps=3), Work(seconds=3)])
 def test_a_site_without_rows_does_nothing(work: Work) -> None:
     assert schedule(0, batch_size=4, work=work, cursor=Cursor(1, 0)) == ([], Cursor(1, 0))
     feed = Feed(make_job(0, work=work), batch_size=4, shuffler=Shuffler())
@@ -100,3 +103,46 @@ def lay_out(
         assert len(starts) == run.batches
         batches += [(run.epoch, start, min(start + size, run.stop)) for start in starts]
     return batches, cursor
+
+
+def walk(job: TrainJob, *, size: int = 4) -> tuple[list[list[int]], Cursor]:
+    """Return the rows of the batches that a job takes, and where its iterator stands then."""
+
+    def cut(feed: Feed) -> Iterator[list[int]]:
+        for rows_TB in feed.windows(2):
+            yield from ([int(row) for row in rows_B if row >= 0] for rows_B in rows_TB)
+
+    walked = Walk(job, batch_size=size, shuffler=Shuffler())
+    return list(walked.batches(cut)), walked.cursor
+
+
+class Clock:
+    """Stands still while it is not looked at, and goes on by one second for each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@given(ROWS, SIZES, st.integers(1, 40), st.integers(0, 50))
+def test_work_in_seconds_is_the_work_in_steps_that_fits_in(
+    rows: int, size: int, seconds: int, position: int
+) -> None:
+    cursor = Cursor(3, position)
+    timed = replace(make_job(rows, work=Work(seconds=seconds)), cursor=cursor)
+    counted = replace(timed, work=Work(steps=seconds))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cohortium.learning.batches.monotonic", Clock())
+        assert walk(timed, size=size) == walk(counted, size=size)
+
+
+def test_however_little_time_there_is_one_batch_is_taken() -> None:
+    batches, cursor = walk(make_job(10, work=Work(seconds=1e-9)))
+    assert (len(batches), cursor) == (1, Cursor(0, 4))
+
+
+def test_a_site_without_rows_does_not_wait_for_its_time() -> None:
+    assert walk(make_job(0, work=Work(seconds=1e9))) == ([], Cursor())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,21 @@ def test_rounds_of_steps_equal_one_long_round(rows: int, rounds: list[int]) -> N
         trained = task.train([make_job(params, data, work=work, cursor=cursor)])[0]
         params, cursor = params_of(trained), trained.cursor
     assert (params.digest, cursor) == (params_of(whole).digest, whole.cursor)
+
+
+def test_a_site_that_trains_for_a_time_does_the_steps_that_fit_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Momentum goes on from epoch to epoch, as in one long round of steps."""
+    task, data = make_task(mlp, optimizer=Sgd(lr=0.1, momentum=0.9)), make_part(9)
+    start, looks = task.initial(0), count()
+    (counted,) = task.train([make_job(start, data, work=Work(steps=7))])
+    monkeypatch.setattr("cohortium.learning.batches.monotonic", lambda: float(next(looks)))
+    timed = make_job(start, data, work=Work(seconds=7.0))
+    assert task.block_size(timed) == 1
+    (trained,) = task.train([timed])
+    assert params_of(trained).digest == params_of(counted).digest
+    assert trained.cursor == counted.cursor == Cursor(2, 4)
 
 
 def test_a_turn_depends_on_its_job_alone() -> None:

@@ -136,9 +136,27 @@ BAD: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"task.metrics": ["auroc", "auroc"]}, "task.metrics[1]", ("'auroc' again",)),
     ({"task.metrics": ["loss"]}, "task.metrics[0]", ("always measured", "Remove it")),
     ({"task.evaluate": False, "task.metrics": ["auroc"]}, "task.metrics", ("evaluate = false",)),
-    ({"plan.local": {}}, "plan.local", ("neither epochs nor steps", "epochs = 1")),
+    ({"plan.local": {}}, "plan.local", ("none of epochs, steps and seconds", "epochs = 1")),
     ({"plan.local": {"epochs": 1, "steps": 1}}, "plan.local", ("epochs and steps", "exactly one")),
+    (
+        {"plan.local": {"steps": 1, "seconds": 1}},
+        "plan.local",
+        ("steps and seconds", "exactly one"),
+    ),
+    ({"plan.local": {"seconds": 0}}, "plan.local.seconds", ("got 0", "above 0")),
+    (
+        {"plan.local": {"seconds": 600}},
+        "plan.local.seconds",
+        ("got 600", "less than the deadline, 600 seconds", "too late"),
+    ),
     ({"plan.local": "<removed>"}, "plan.local", ("got nothing", "local = {epochs = 1}")),
+    ({"plan.hosts": {"@aggregator": 3}}, "plan.hosts.@aggregator", ("got 3", "text in quotes")),
+    ({"plan.hosts": {"@aggregator": "@hub"}}, "plan.hosts.@aggregator", ("'@hub'", "of the form")),
+    (
+        {"plan.sites": ["a", "b"], "plan.hosts": {"@aggregator": "c"}},
+        "plan.hosts.@aggregator",
+        ("'c'", "one of plan.sites", "leave the party to the hub"),
+    ),
     ({"plan.sites": ["a", "b", "a"]}, "plan.sites[2]", ("'a' again", "each site once")),
     ({"plan.evaluation_only": ["a", "a"]}, "plan.evaluation_only[1]", ("'a' again",)),
     (

@@ -145,6 +145,9 @@ def test_a_study_may_only_evaluate(small: Tables) -> None:
         },
         {"task.model": "<removed>"},
         {"data": {}},
+        {"plan.local": {"seconds": 599.5}},
+        {"plan.local": {"seconds": 2}, "plan.participation.deadline": 3},
+        {"plan.hosts": {"@aggregator": "a", "@aggregator/north": "b"}},
     ],
     ids=str,
 )

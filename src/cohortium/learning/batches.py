@@ -2,17 +2,24 @@
 
 The permutation of epoch e is `derive_rng(seed, "batches", site, e).permutation(rows)`; batches are
 cut from it in order and the last short one is kept.
+
+Only work in seconds reads a clock: how many batches fit in is the machine's business.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cohortium.learning.task import Cursor, TrainJob, Work
 from cohortium.types import derive_seed
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,8 @@ def schedule(rows: int, *, batch_size: int, work: Work, cursor: Cursor) -> tuple
     """Return the runs that a job trains on, and where its iterator stands afterwards.
 
     Work in steps goes on where the cursor stands. Work in epochs is whole passes: what an earlier
-    study's steps left of a permutation is dropped. Without rows there is nothing to do.
+    study's steps left of a permutation is dropped. Work in seconds is laid out one pass at a time:
+    what is left of the one in progress. Without rows there is nothing to do.
 
     >>> schedule(10, batch_size=4, work=Work(steps=4), cursor=Cursor(0, 8))
     ([Run(epoch=0, start=8, stop=10, batches=1), Run(epoch=1, start=0, stop=10, batches=3)], \
@@ -44,6 +52,8 @@ Cursor(epoch=2, position=0))
         whole = -(-rows // batch_size)
         runs = [Run(first + i, 0, rows, whole) for i in range(work.epochs)]
         return runs, Cursor(first + work.epochs)
+    if work.seconds is not None:
+        return _steps(rows, batch_size, -(-(rows - cursor.position) // batch_size), cursor)
     return _steps(rows, batch_size, work.steps or 0, cursor)
 
 
@@ -104,6 +114,16 @@ class Feed:
         self._job, self._shuffler, self._first_row = job, shuffler, first_row
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
+    def windows(self, steps: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of all batches, shape (T, width) with T at most `steps`.
+
+        A short batch is filled up with -1.
+        """
+        for begin in range(0, self.updates, steps):
+            rows_TB = np.full((min(steps, self.updates - begin), self.width), -1)
+            self.fill(rows_TB, begin)
+            yield rows_TB
+
     def fill(self, rows_TB: NDArray[np.int64], begin: int) -> None:
         """Write the rows of the T batches from number `begin` on.
 
@@ -127,3 +147,48 @@ class Feed:
             self._epoch, self._order = epoch, self._shuffler.permutation(self._job, epoch)
             self._order += self._first_row
         return self._order
+
+
+class Walk:
+    """The batches of one job from the first to the last, which its work, or the clock, decides.
+
+    Args:
+        job: what to train.
+        batch_size: rows per batch.
+        shuffler: makes the permutations.
+
+    Attributes:
+        cursor: where the iterator stands after the batches that were taken.
+    """
+
+    def __init__(self, job: TrainJob, *, batch_size: int, shuffler: Shuffler) -> None:
+        self.cursor = job.cursor
+        self._job, self._batch_size, self._shuffler = job, batch_size, shuffler
+
+    def batches(self, cut: Callable[[Feed], Iterator[Batch]]) -> Iterator[Batch]:
+        """Yield the batches that `cut` makes of a feed, until the work is done."""
+        seconds = self._job.work.seconds
+        if seconds is not None:
+            yield from self._until(monotonic() + seconds, cut)
+            return
+        feed = self._feed()
+        yield from cut(feed)
+        self.cursor = feed.cursor
+
+    def _until(self, end: float, cut: Callable[[Feed], Iterator[Batch]]) -> Iterator[Batch]:
+        while len(self._job.data):
+            feed = self._feed()
+            for taken, batch in enumerate(cut(feed), start=1):
+                yield batch
+                if monotonic() >= end:
+                    self.cursor = self._after(taken)
+                    return
+            self.cursor = feed.cursor
+
+    def _feed(self) -> Feed:
+        job = replace(self._job, cursor=self.cursor)
+        return Feed(job, batch_size=self._batch_size, shuffler=self._shuffler)
+
+    def _after(self, steps: int) -> Cursor:
+        work, rows = Work(steps=steps), len(self._job.data)
+        return schedule(rows, batch_size=self._batch_size, work=work, cursor=self.cursor)[1]

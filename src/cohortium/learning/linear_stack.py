@@ -133,7 +133,12 @@ class LinearStack:
         self.optimizer, self.algorithm, self.batch_size = optimizer, algorithm, batch_size
 
     def fits(self, job: TrainJob) -> bool:
-        """Tell whether a job's inputs are vectors that the first layer takes."""
+        """Tell whether a job's inputs are vectors that the first layer takes, and its end known.
+
+        Sites that train for a time each go as far as they get: they do not step together.
+        """
+        if job.work.seconds is not None:
+            return False
         x = job.data.x
         return x.dtype == np.float32 and x.shape[1:] == (self.layers[0].inputs,)
 

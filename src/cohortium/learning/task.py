@@ -18,13 +18,15 @@ TaskKind = Literal["binary-classification", "multiclass-classification", "regres
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much a site trains in a round: whole passes over its rows, or optimiser updates.
+    """How much a site trains in a round: whole passes over its rows, optimiser updates, or time.
 
-    Exactly one of the two is set.
+    Exactly one of the three is set. Seconds are those of the clock, for at least one update: such
+    training cannot be repeated to the bit.
     """
 
     epochs: int | None = None
     steps: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import gcd
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils import deterministic
 
 from cohortium.errors import ModelError, Problem
 from cohortium.learning.algorithm import LocalAlgorithm
-from cohortium.learning.batches import Feed, Shuffler
+from cohortium.learning.batches import Feed, Shuffler, Walk
 from cohortium.learning.flat import ALIGNMENT, FlatModule, gradients_of
 from cohortium.learning.linear_stack import SLOPES, LinearStack, layers_of
 from cohortium.learning.losses import Loss
@@ -174,13 +175,13 @@ class TorchTask:
         return self._stack.train(jobs)
 
     def _train_one(self, job: TrainJob) -> Trained:
-        feed = Feed(job, batch_size=self._batch_size, shuffler=self._shuffler)
+        walk = Walk(job, batch_size=self._batch_size, shuffler=self._shuffler)
         self._flat.load(job.params)
         self._module.train()
         seed = derive_seed(job.seed, "module", job.site, job.round) if self._draws else None
         with _reproducible(seed):
-            self._descend(self._batches(job.data, feed))
-        return Trained(Update(self._flat.read(), float(len(job.data))), feed.cursor)
+            self._descend(walk.batches(partial(self._batches, job.data)))
+        return Trained(Update(self._flat.read(), float(len(job.data))), walk.cursor)
 
     def _descend(self, batches: Iterator[Batch]) -> None:
         module, mean, gradients = self._module, self._loss.mean, self._gradients
@@ -201,9 +202,7 @@ class TorchTask:
     def _batches(self, data: Part, feed: Feed) -> Iterator[Batch]:
         """Yield batches cut from rows that are gathered a few megabytes at a time."""
         window = max(1, CHUNK_BYTES * len(data) // max(1, feed.width * data.x.nbytes))
-        for begin in range(0, feed.updates, window):
-            rows_TB = np.full((min(window, feed.updates - begin), feed.width), -1)
-            feed.fill(rows_TB, begin)
+        for rows_TB in feed.windows(window):
             yield from zip(_gather(data.x, rows_TB), _gather(data.y, rows_TB), strict=True)
 
     def _predictions(self, data: Part) -> Iterator[Predictions]:

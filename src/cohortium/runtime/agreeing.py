@@ -68,7 +68,9 @@ def agree(
 def work_of(study: Study) -> Work:
     """Return how much a site trains in a round."""
     local = study.plan.local
-    return Work(epochs=1) if local is None else Work(epochs=local.epochs, steps=local.steps)
+    if local is None:
+        return Work(epochs=1)
+    return Work(epochs=local.epochs, steps=local.steps, seconds=local.seconds)
 
 
 def better(study: Study, metrics: Iterable[str]) -> dict[str, str]:

@@ -59,6 +59,7 @@ def _single(study: Study, sites: Sequence[str]) -> list[Variant]:
 
 
 def _leave_one_out(study: Study, sites: Sequence[str]) -> list[Variant]:
+    study = study.override({"plan.hosts": {}})  # a party may go with the site that is left out
     return [Variant(site, study, tuple(s for s in sites if s != site)) for site in sites]
 
 
@@ -88,16 +89,14 @@ ARMS: dict[str, Arm] = {
 }
 
 
-def _local(study: Study) -> dict[str, int]:
-    local = study.plan.local
-    assert local is not None  # a study with rounds has local work
-    return {"epochs": local.epochs} if local.epochs is not None else {"steps": local.steps or 0}
+def _local(study: Study) -> dict[str, float]:
+    return {} if study.plan.local is None else study.plan.local.given
 
 
 def _central(study: Study) -> Study:
     """Return the study as one party trains it: by `compare.central`, or rounds x local work."""
     central = study.compare.central
-    settings: dict[str, Any] = {**_ALONE, "plan.topology": "star"}
+    settings: dict[str, Any] = {**_alone(_local(study)), "plan.topology": "star"}
     if central.epochs is not None or central.steps is not None:
         work = {"epochs": central.epochs, "steps": central.steps}
         settings["plan.rounds"] = 1
@@ -108,18 +107,24 @@ def _central(study: Study) -> Study:
     return study.override(settings)
 
 
-def _sequential(study: Study, *, rounds: int, local: dict[str, int]) -> Study:
+def _sequential(study: Study, *, rounds: int, local: dict[str, float]) -> Study:
     select = "best-local" if study.data.split.validation > 0 else "last"
     topology = {"kind": "cyclic", "order": "fixed", "select": select}
     settings = {"plan.topology": topology, "plan.rounds": rounds, "plan.local": local}
-    return study.override({**_ALONE, **settings})
+    return study.override({**_alone(local), **settings})
+
+
+def _alone(local: dict[str, float]) -> dict[str, Any]:
+    """Return the settings of a model that one party trains at a time, for so much local work."""
+    deadline = {"deadline": 2 * local["seconds"]} if "seconds" in local else {}
+    return {**_ALONE, "plan.participation": deadline}
 
 
 _ALONE: dict[str, Any] = {
     "plan.algorithm": "plain",
     "plan.aggregation": "mean",
     "plan.server_optimizer": "fedavg",
-    "plan.participation": {},
+    "plan.hosts": {},
     "plan.sites": None,
     "plan.evaluation_only": [],
     "acceptance": {},

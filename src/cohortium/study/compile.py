@@ -25,7 +25,8 @@ def compile_plan(bundle: Bundle, members: Sequence[Member]) -> Plan:
 
     Raises:
         StudyError: the sites do not fit the plan: too few for the quorum or the aggregation rule,
-            nobody to train, or a topology that does not connect them.
+            nobody to train, a topology that does not connect them, or a host for a party that is
+            not in the plan.
     """
     study = bundle.study
     plan = Plan(
@@ -41,6 +42,7 @@ def compile_plan(bundle: Bundle, members: Sequence[Member]) -> Plan:
         evaluate_every=study.plan.evaluate_every if study.task.evaluate else 0,
     )
     _check(plan, study, bundle.where)
+    _check_hosts(plan, study, bundle.where)
     return plan
 
 
@@ -112,6 +114,27 @@ def _check(plan: Plan, study: Study, where: str) -> None:
         expected = "a topology that fits the sites that train"
         advice = advice[:1].upper() + advice[1:] or "Change plan.topology, or plan.sites"
         raise StudyError(Problem(where, "plan.topology", got, expected, advice)) from error
+
+
+def _check_hosts(plan: Plan, study: Study, where: str) -> None:
+    """Refuse hosts of parties that are sites themselves or not in the plan, and unknown sites."""
+    if not study.plan.hosts:
+        return
+    sites: tuple[str, ...] = tuple(plan.rows)
+    others: list[str] = [party for party in plan.parties if party not in sites]
+    problems = []
+    for party, site in study.plan.hosts.items():
+        key = f"plan.hosts.{party}"
+        if party not in others:
+            carries_itself = "a site, which carries itself"
+            got = carries_itself if party in sites else "a party that is not in the plan"
+            problems.append(Problem(where, key, got, f"one of {_few(others)}", "Remove it"))
+        if site not in sites:
+            expected = f"a site that takes part: {_few(sites)}"
+            advice = "Name one of them, or leave the party to the hub"
+            problems.append(Problem(where, key, repr(site), expected, advice))
+    if problems:
+        raise StudyError(*problems)
 
 
 def _parts(topology: Topology) -> Iterator[Topology]:

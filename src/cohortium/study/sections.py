@@ -50,6 +50,7 @@ PARTS = tuple(
 SiteName = Annotated[str, StringConstraints(pattern=f"^{SITE_NAME.pattern}$")]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=2_592_000)]
 
 LOSS: dict[TaskKind, str] = {
     "binary-classification": "bce-with-logits",
@@ -221,7 +222,7 @@ def _misfit(at: tuple[str | int, ...], task: TaskKind, table: Registry, part: ob
 
 
 class LocalWork(Section):
-    """How much a site trains in a round: exactly one of the two."""
+    """How much a site trains in a round: exactly one of the three."""
 
     epochs: Annotated[
         Epochs | None, Field(description="Whole passes over the site's training rows.")
@@ -230,16 +231,30 @@ class LocalWork(Section):
         Steps | None,
         Field(description="Optimiser updates; the batches go on where the last round stopped."),
     ] = None
+    seconds: Annotated[
+        Seconds | None,
+        Field(
+            description="Time that a site trains, whatever its speed, so that nobody waits for the "
+            "slowest: at least one update, and the one that has begun is finished. How far a site "
+            "gets depends on its machine: such a run cannot be repeated to the bit. Must be less "
+            "than `plan.participation.deadline`."
+        ),
+    ] = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What is set, by name."""
+        work = {name: getattr(self, name) for name in ("epochs", "steps", "seconds")}
+        return {name: amount for name, amount in work.items() if amount is not None}
 
     def conflicts(self) -> Iterator[Refusal]:
-        """Refuse both and none."""
-        given = [name for name in ("epochs", "steps") if getattr(self, name) is not None]
-        if len(given) != 1:
+        """Refuse several and none."""
+        if len(self.given) != 1:
             yield Refusal(
                 (),
-                got=" and ".join(given) or "neither epochs nor steps",
-                expected="exactly one of epochs and steps",
-                advice="Write epochs = 1, or steps = 100",
+                got=" and ".join(self.given) or "none of epochs, steps and seconds",
+                expected="exactly one of epochs, steps and seconds",
+                advice="Write epochs = 1, or steps = 100, or seconds = 20.0",
             )
 
 
@@ -253,10 +268,7 @@ class Participation(Section):
         int | None,
         Field(ge=1, description="How many sites a round needs; by default all that were drawn."),
     ] = None
-    deadline: Annotated[
-        float,
-        Field(gt=0, le=2_592_000, description="Seconds that a site has for one step."),
-    ] = 600.0
+    deadline: Annotated[Seconds, Field(description="Seconds that a site has for one step.")] = 600.0
     on_shortfall: Annotated[
         Literal["stop", "skip", "wait"],
         Field(
@@ -309,6 +321,14 @@ class PlanSection(Section):
     participation: Annotated[Participation, Field(description="Who takes part in a round.")] = (
         Participation()
     )
+    hosts: Annotated[
+        dict[str, SiteName],
+        Field(
+            description="Which site carries a party that is no site itself: "
+            '`{"@aggregator/north" = "oslo"}`. By default the hub carries them all, and its '
+            "operator could read the updates that they join. A simulation carries everybody."
+        ),
+    ] = Field(default_factory=dict)
 
     @property
     def training_sites(self) -> tuple[str, ...] | None:
@@ -323,12 +343,34 @@ class PlanSection(Section):
         yield from _repeated("sites", self.sites or ())
         yield from _repeated("evaluation_only", self.evaluation_only)
         yield from self._roster_conflicts()
+        yield from self._host_conflicts()
+        yield from self._work_conflicts()
+
+    def _work_conflicts(self) -> Iterator[Refusal]:
         if self.rounds > 0 and self.local is None:
             yield Refusal(
                 ("local",),
                 expected="the work that a site does in a round",
                 advice="Write local = {epochs = 1}, or local = {steps = 100}",
             )
+        seconds = self.local.seconds if self.local is not None else None
+        if seconds is not None and seconds >= self.participation.deadline:
+            yield Refusal(
+                ("local", "seconds"),
+                got=f"{seconds:g}",
+                expected=f"less than the deadline, {self.participation.deadline:g} seconds",
+                advice="Every site would be too late. Lower it, or raise "
+                "plan.participation.deadline",
+            )
+
+    def _host_conflicts(self) -> Iterator[Refusal]:
+        for party, site in self.hosts.items():
+            if self.sites is not None and site not in self.sites:
+                yield Refusal(
+                    ("hosts", party),
+                    expected="one of plan.sites",
+                    advice="Name a site that takes part, or leave the party to the hub",
+                )
 
     def _roster_conflicts(self) -> Iterator[Refusal]:
         if self.sites is None or self.training_sites is None:
