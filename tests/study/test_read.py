@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cohortium.errors import StudyError
-from cohortium.study.read import STUDY_LIMIT, read
+from cohortium.study.read import STUDY_LIMIT, parse, read
 
 TEXT = """\
 [study]
@@ -48,6 +48,19 @@ def test_a_byte_order_mark_is_accepted(file: Path) -> None:
     plain = read(file).digest
     file.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
     assert read(file).digest == plain
+
+
+def test_what_came_as_text_is_the_same_study(file: Path) -> None:
+    own = TEXT.replace(
+        'model = "linear"', 'model = {kind = "code", file = "net.py", build = "Net"}'
+    )
+    (file.parent / "net.py").write_text("class Net: pass", encoding="utf-8")
+    file.write_text(own, encoding="utf-8")
+    files = {"net.py": b"class Net: pass", "other.py": b"not named"}
+    assert parse(own, files, where="here").digest == read(file).digest
+    assert parse(own, {"net.py": b"class Net: 1"}, where="here").digest != read(file).digest
+    with pytest.raises(StudyError, match="^here: task.model.file: got 'net.py'"):
+        parse(own, {"other.py": b""}, where="here")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
-"""Reading a study file and the files that it names."""
+"""Reading a study file and the files that it names, from disk or as they came from elsewhere."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cohortium.errors import Problem, StudyError
-from cohortium.study.bundle import Bundle
+from cohortium.study.bundle import Bundle, named_files
 from cohortium.study.study import Study
 
 STUDY_LIMIT = 1_000_000
@@ -36,6 +37,22 @@ def read(path: Path | str) -> Bundle:
     tables = _tables(_text(path), where=path.name)
     study = Study.from_dict(tables, where=path.name)
     return Bundle.of(study, folder=path.parent, where=path.name)
+
+
+def parse(text: str, files: Mapping[str, bytes], *, where: str) -> Bundle:
+    """Return the bundle of a study that came as text, with the files that it names.
+
+    Args:
+        text: what the study file says.
+        files: path as the study names it, to content; what it does not name is left out.
+        where: what messages call the study.
+
+    Raises:
+        StudyError: with every problem found in the text, or a file that is not given.
+    """
+    study = Study.from_dict(_tables(text, where=where), where=where)
+    named = {path: files[path] for _, path in named_files(study) if path in files}
+    return Bundle(study, named, where=where)
 
 
 def _text(path: Path) -> str:
