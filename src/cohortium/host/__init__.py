@@ -1,0 +1,1 @@
+"""Carries a party across the network: its journal in a database, its mail, its work."""
