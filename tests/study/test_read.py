@@ -59,7 +59,7 @@ def test_what_came_as_text_is_the_same_study(file: Path) -> None:
     files = {"net.py": b"class Net: pass", "other.py": b"not named"}
     assert parse(own, files, where="here").digest == read(file).digest
     assert parse(own, {"net.py": b"class Net: 1"}, where="here").digest != read(file).digest
-    with pytest.raises(StudyError, match="^here: task.model.file: got 'net.py'"):
+    with pytest.raises(StudyError, match=r"^here: task\.model\.file: got 'net\.py'"):
         parse(own, {"other.py": b""}, where="here")
 
 
