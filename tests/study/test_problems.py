@@ -16,6 +16,7 @@ CYCLIC = {"kind": "cyclic"}
 GOSSIP = {"kind": "gossip", "graph": "complete"}
 STARS = [{"name": "a", "topology": "star", "sites": ["x", "y"]}]
 RELEASED = {"plan.rounds": 0, "task.initial_model": "model.safetensors"}
+NUMPY = {"kind": "linear", "framework": "numpy"}
 AUROC = {"metric": "auroc", "at_least": 0.9}
 
 # what is written, the key of the problem, words that its message must have
@@ -157,6 +158,18 @@ BAD: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
         "plan.hosts.@aggregator",
         ("'c'", "one of plan.sites", "leave the party to the hub"),
     ),
+    (
+        {"task.model": NUMPY, "task.loss": "bce"},
+        "task.loss",
+        ("'bce'", "'bce-with-logits', 'cross-entropy', 'mse'", 'framework = "torch"'),
+    ),
+    ({"task.model": NUMPY, "task.optimizer": "adam"}, "task.optimizer", ("'adam'", "has: 'sgd'")),
+    (
+        {"task.model": NUMPY, "compare.central": {"optimizer": "adam"}},
+        "compare.central.optimizer",
+        ("'adam'", "has: 'sgd'"),
+    ),
+    ({"task.model": {"kind": "linear", "framework": "jax"}}, "task.model.framework", ("'jax'",)),
     ({"plan.sites": ["a", "b", "a"]}, "plan.sites[2]", ("'a' again", "each site once")),
     ({"plan.evaluation_only": ["a", "a"]}, "plan.evaluation_only[1]", ("'a' again",)),
     (

@@ -145,6 +145,11 @@ def test_a_study_may_only_evaluate(small: Tables) -> None:
         },
         {"task.model": "<removed>"},
         {"data": {}},
+        {"task.model": {"kind": "linear", "framework": "numpy"}},
+        {
+            "task.model": {"kind": "linear", "framework": "numpy"},
+            "plan.algorithm": {"kind": "fedprox", "mu": 0.1},
+        },
         {"plan.local": {"seconds": 599.5}},
         {"plan.local": {"seconds": 2}, "plan.participation.deadline": 3},
         {"plan.hosts": {"@aggregator": "a", "@aggregator/north": "b"}},

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cohortium.errors import Problem, StudyError
+from cohortium.errors import ModelError, Problem, StudyError
 from cohortium.learning.algorithm import LocalAlgorithm
 from cohortium.learning.losses import LOSSES, Loss
 from cohortium.learning.metrics import METRICS, Metric, by_name
-from cohortium.learning.models import NO_FILES, Ensemble, Files, Model
+from cohortium.learning.models import NO_FILES, Ensemble, Files, Linear, Model, row_width
+from cohortium.learning.numpy_task import NumpyTask
 from cohortium.learning.optimizers import Optimizer
 from cohortium.learning.pytorch import require_torch
 from cohortium.learning.task import TaskKind
@@ -32,7 +33,7 @@ def build_task(
     files: Files = NO_FILES,
     members: int | None = None,
     where: str = "<python>",
-) -> TorchTask:
+) -> TorchTask | NumpyTask:
     """Return the task that a study's settings describe.
 
     Args:
@@ -51,11 +52,23 @@ def build_task(
 
     Raises:
         StudyError: the parts do not fit each other, or the bundle lacks a code file.
-        ModelError: the model cannot be built, or PyTorch is not installed.
+        ModelError: the model cannot be built, or PyTorch, which it needs, is not installed.
     """
     outputs = model_outputs(kind, classes, where=where)
     named = by_name(metrics, where=where)
     _check_fit(kind, loss=loss, metrics=named, where=where)
+    if isinstance(model, Linear) and model.framework == "numpy":
+        if members is not None:
+            raise _no_ensemble()
+        return NumpyTask(
+            inputs=row_width(inputs, "linear"),
+            outputs=outputs,
+            loss=loss,
+            optimizer=optimizer,
+            algorithm=algorithm,
+            metrics=named,
+            batch_size=batch_size,
+        )
     if members is not None:
         model = Ensemble(model, members, loss)
     source = model.source(inputs=inputs, outputs=outputs, files=files)
@@ -71,6 +84,12 @@ def build_task(
         metrics=named,
         batch_size=batch_size,
     )
+
+
+def _no_ensemble() -> ModelError:
+    got, expected = "framework = 'numpy' in an ensemble", "'torch': only such models are averaged"
+    advice = 'Write framework = "torch", or leave the ensemble out.'
+    return ModelError(Problem("<model>", "framework", got, expected, advice))
 
 
 def model_outputs(kind: TaskKind, classes: int | None, *, where: str = "<python>") -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import decode_source, module_from_spec
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -65,6 +65,14 @@ class Model(Protocol):
 class Linear:
     """One linear layer: logistic regression, or linear regression. Its outputs are logits."""
 
+    framework: Annotated[
+        Literal["torch", "numpy"],
+        Field(
+            description="`numpy` trains without PyTorch, with the loss `bce-with-logits`, "
+            "`cross-entropy` or `mse`, the optimizer `sgd` and the algorithm `plain` or `fedprox`."
+        ),
+    ] = "torch"
+
     def source(
         self,
         *,
@@ -72,7 +80,7 @@ class Linear:
         outputs: int,
         files: Files = NO_FILES,  # noqa: ARG002
     ) -> ModuleSource:
-        features = _features(inputs, "linear")
+        features = row_width(inputs, "linear")
         require_torch()
         from cohortium.learning import modules
 
@@ -95,7 +103,7 @@ class Mlp:
         outputs: int,
         files: Files = NO_FILES,  # noqa: ARG002
     ) -> ModuleSource:
-        features = _features(inputs, "mlp")
+        features = row_width(inputs, "mlp")
         require_torch()
         from cohortium.learning import modules
 
@@ -224,7 +232,12 @@ def join_members(members: Sequence[Params]) -> Params:
     return Params(Layout(specs), buffers)
 
 
-def _features(inputs: tuple[int, ...], kind: str) -> int:
+def row_width(inputs: tuple[int, ...], kind: str) -> int:
+    """Return the number of features in a row, for a kind of model that takes vectors.
+
+    Raises:
+        ModelError: rows are no vectors.
+    """
     if len(inputs) == 1:
         return inputs[0]
     raise ModelError(

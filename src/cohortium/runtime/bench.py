@@ -31,6 +31,7 @@ from cohortium.types import Params, SiteId
 
 if TYPE_CHECKING:
     from cohortium.learning.models import Model
+    from cohortium.learning.numpy_task import NumpyTask
     from cohortium.learning.torch_task import TorchTask
 
 TRIED = 20
@@ -160,7 +161,7 @@ class Bench:
         site = problem.where.removeprefix("<model>")
         return replace(problem, where=self.bundle.where, key=f"task.model{site}")
 
-    def _built(self, study: Study, members: int | None) -> TorchTask:
+    def _built(self, study: Study, members: int | None) -> TorchTask | NumpyTask:
         first = self.sites[(self.trains or tuple(self.sites))[0]]
         model = self.model or study.task.model
         if model is None:
@@ -182,7 +183,7 @@ class Bench:
         self._try(task, study)
         return task
 
-    def _try(self, task: TorchTask, study: Study) -> None:
+    def _try(self, task: TorchTask | NumpyTask, study: Study) -> None:
         """Raise if the model fails on a whole or a last batch of the sites that it trains on."""
         params = task.initial(study.study.seed)
         sites = self.trains or tuple(self.sites)

@@ -169,6 +169,8 @@ class _Runner:
             self._plan(variant, self._data(variant))
         if variants:  # they differ in who trains, not in the model
             self.bench.initial(variants[0].study, self.bench.task(variants[0].study))
+        if arm == "ensemble":
+            self.bench.task(variants[0].study, members=len(variants))
 
     def result(self, arms: Sequence[str]) -> Result:
         """Run the arms in order and put together what they gave."""

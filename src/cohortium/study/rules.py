@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from cohortium.aggregation.rule import AGGREGATORS
 from cohortium.aggregation.server_optimizer import SERVER_OPTIMIZERS, FedAvg
+from cohortium.learning.algorithm import LOCAL_ALGORITHMS
+from cohortium.learning.losses import LOSSES
+from cohortium.learning.numpy_task import HERE
+from cohortium.learning.optimizers import OPTIMIZERS
 from cohortium.part import Refusal
 from cohortium.plan.topology import TOPOLOGIES
+from cohortium.registry import Registry
 
 if TYPE_CHECKING:
     from cohortium.study.study import Study
@@ -24,6 +29,7 @@ def conflicts(study: Study) -> Iterator[Refusal]:
     yield from _validation_rows(study)
     yield from _acceptance(study)
     yield from _target(study)
+    yield from _framework(study)
 
 
 def _training(study: Study) -> Iterator[Refusal]:
@@ -167,3 +173,23 @@ def _target(study: Study) -> Iterator[Refusal]:
             expected=f"no such key in a {study.task.kind} task",
             advice="Remove it: only a binary task divides targets into positive and negative ones",
         )
+
+
+def _framework(study: Study) -> Iterator[Refusal]:
+    if getattr(study.task.model, "framework", "torch") != "numpy":
+        return
+    chosen: tuple[tuple[tuple[str, ...], Registry, Any], ...] = (
+        (("task", "loss"), LOSSES, study.task.loss),
+        (("task", "optimizer"), OPTIMIZERS, study.task.optimizer),
+        (("plan", "algorithm"), LOCAL_ALGORITHMS, study.plan.algorithm),
+        (("compare", "central", "optimizer"), OPTIMIZERS, study.compare.central.optimizer),
+    )
+    for at, table, part in chosen:
+        if part is not None and type(part) not in HERE:
+            fitting = ", ".join(repr(kind) for kind in table if table[kind] in HERE)
+            yield Refusal(
+                at,
+                got=repr(table.kind_of(part)),
+                expected=f'one that framework = "numpy" has: {fitting}',
+                advice='Choose one of these, or write task.model.framework = "torch"',
+            )
