@@ -256,7 +256,7 @@ def test_a_document_says_what_its_signer_said() -> None:
 
 
 def test_a_document_keeps_a_copy_of_what_was_said() -> None:
-    body = {"inputs": ("age",)}
+    body: dict[str, object] = {"inputs": ("age",)}
     document = Document.of("grant", body, KEY)
     body["inputs"] = ("age", "name")
     assert document.check("grant", KEY.public) == {"inputs": ["age"]}
@@ -382,7 +382,8 @@ def test_a_strange_object_is_refused_and_nothing_else(reader: str, data: st.Data
             made.check("grant", KEY.public)
     except RefusedError:
         pass
-    for broken in ({k: v for k, v in good.items() if k != name}, value, {**good, 1: 2}):
+    strange: dict[Any, Any] = {**good, 1: 2}
+    for broken in ({k: v for k, v in good.items() if k != name}, value, strange):
         if broken != good:
             with pytest.raises(RefusedError):
                 read(broken)
@@ -445,7 +446,7 @@ def test_one_wrong_sign_anywhere_is_noticed() -> None:
 @given(st.text())
 @example("0" * 54)
 @example("0" * 56)
-@example("ı" * 55)
+@example("\u0131" * 55)  # its upper case is an I
 def test_what_is_no_code_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(ArgumentError, match="invitation"):
         Invitation.parse(text)
@@ -453,11 +454,8 @@ def test_what_is_no_code_is_refused_without_repeating_it(text: str) -> None:
 
 def test_an_invitation_proves_that_one_had_it() -> None:
     invitation = Invitation.create(KEY.public)
-    assert (
-        invitation.hub
-        == key_id(KEY.public)
-        == hashlib.sha256(bytes.fromhex(KEY.public)).hexdigest()[:32]
-    )
+    digest = hashlib.sha256(bytes.fromhex(KEY.public)).hexdigest()
+    assert invitation.hub == key_id(KEY.public) == digest[:32]
     invitation.check(b"join", invitation.mac(b"join"))
     for message, mac in (
         (b"join", Invitation.create(KEY.public).mac(b"join")),
