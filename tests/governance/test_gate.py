@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cohortium.errors import RefusedError
-from cohortium.governance.gate import Admitted, Declaration, Gate, Plain, Reduced, Release, check
+from cohortium.governance.gate import (
+    Admitted,
+    Declaration,
+    Gate,
+    Outbound,
+    Plain,
+    Reduced,
+    Release,
+    Void,
+    check,
+)
 from cohortium.plan.step import RoundPlan, Step
+from cohortium.runtime.events import Send
 from cohortium.types import Params, PartyId, SiteId, Update
 
 PARAMS = Params.of({"w": np.arange(4, dtype=np.float32), "n": np.array(3, np.int64)})
@@ -73,11 +84,62 @@ def test_an_evaluation_leaves_nothing_out() -> None:
     mine.admit(Update(None, 1.0, full), EVALUATE)  # a site may have no validation rows
 
 
+def test_releases_are_numbered_from_the_count_that_the_gate_starts_at() -> None:
+    mine = Gate(PartyId("a"), DECLARED, 10, released=6)
+    admitted = mine.admit(Update(PARAMS, 10.0), TRAIN)
+    assert mine.release(Plain(admitted), TRAIN, readers=READER, plan=PLAN).number == 7
+    with pytest.raises(RefusedError):  # a refusal takes no number
+        mine.release(Plain(admitted), TRAIN, readers=READER, plan=PLAN)
+    mine.open_round()
+    assert mine.release(Void("late"), TRAIN, readers=READER, plan=PLAN).number == 8
+    assert mine.released == 8
+
+
+def received(mine: Gate, payload: Outbound, sender: str) -> Release:
+    return mine.received(
+        payload, sender=PartyId(sender), round_=1, attempt=0, step="train/a", number=4
+    )
+
+
+def test_what_came_from_another_party_cannot_leave() -> None:
+    mine = gate()
+    arrived = Gate.arrived(Update(PARAMS, 10.0), "train/a")
+    with pytest.raises(RefusedError, match="cannot leave"):
+        mine.release(Plain(arrived), TRAIN, readers=READER, plan=PLAN)
+    release = received(mine, Plain(arrived), "b")
+    assert (release.sender, release.number, release.received) == ("b", 4, True)
+    with pytest.raises(RefusedError, match="what b released is not sent on"):
+        Send(release, READER)
+    with pytest.raises(RefusedError, match="does not send what b released"):
+        mine.restored(release)
+    own = mine.restored(received(mine, Plain(arrived), "a"))
+    assert Send(own, READER).release.number == 4
+
+
+@given(value=st.floats(width=32), loss=st.floats(allow_nan=False, allow_infinity=False))
+def test_what_arrived_has_the_fingerprint_that_its_check_gives(value: float, loss: float) -> None:
+    params = Params.of({"w": np.full(4, value, np.float32), "n": np.array(3, np.int64)})
+    update = Update(params, 1.0, {"loss": np.array([loss, 1.0])})
+    found = Gate.arrived(update, "train/a").fingerprint
+    if np.isfinite(value):
+        assert found == check(update, DECLARED, most=1, trained=True)
+    else:
+        assert np.isnan(found)
+
+
 def test_nobody_else_makes_what_only_a_gate_makes() -> None:
     with pytest.raises(RefusedError, match="only a gate"):
         Admitted(Update(PARAMS, 1.0), "train/a", 0.0, seal=object())
     with pytest.raises(RefusedError, match="only a gate"):
-        Release(Reduced(PARAMS, 1.0), sender=PartyId("a"), round_=1, attempt=0, step="x", seal=None)
+        Release(
+            Reduced(PARAMS, 1.0),
+            sender=PartyId("a"),
+            round_=1,
+            attempt=0,
+            step="x",
+            number=1,
+            seal=None,
+        )
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def sent_as(release: Release, payload: Any, **changes: Any) -> Release:
         "attempt": release.attempt,
         "step": release.step,
     }
-    return Release(payload, **{**origin, **changes}, seal=_SEAL)
+    return Release(payload, **{**origin, **changes}, number=release.number, seal=_SEAL)
 
 
 def _sum(update: Update) -> float:

@@ -4,6 +4,10 @@
 one payload per step and reader go. `Send` takes a `Release`, and only a gate makes one: mypy
 refuses a raw `Update`, and a seal refuses a forged `Admitted` at run time.
 
+What came over the network becomes a release again by `received`. That is no second way out: it
+bears a mark, and `Send` refuses what bears it, as `release` refuses an update that `arrived`. It
+can only be handed to an actor, which checks it before it counts.
+
 Grants, policies, budgets and masks join these two stages in their own modules.
 """
 
@@ -33,14 +37,36 @@ _SEAL = object()
 
 
 class Admitted:
-    """An update that passed a gate's `admit`. Only a gate can make one."""
+    """An update that passed a gate's `admit`. Only a gate can make one.
 
-    __slots__ = ("fingerprint", "step", "update")
+    Attributes:
+        update: the update.
+        step: the step whose value it is.
+        received: whether it came from another party, whose gate it passed.
+    """
 
-    def __init__(self, update: Update, step: str, fingerprint: float, *, seal: object) -> None:
+    __slots__ = ("_fingerprint", "received", "step", "update")
+
+    def __init__(
+        self,
+        update: Update,
+        step: str,
+        fingerprint: float | None,
+        *,
+        seal: object,
+        received: bool = False,
+    ) -> None:
         if seal is not _SEAL:
             raise RefusedError("only a gate admits updates: call Gate.admit")
-        self.update, self.step, self.fingerprint = update, step, fingerprint
+        self.update, self.step, self.received = update, step, received
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> float:
+        """What `check` returns for it; NaN where that refuses it."""
+        if self._fingerprint is None:  # of what arrived, most are never asked
+            self._fingerprint = _fingerprint(self.update)
+        return self._fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +135,16 @@ class Release:
     """A payload that a gate let go. Only a gate can make one.
 
     Attributes:
+        payload: what left.
+        sender: whose gate it passed.
+        round, attempt, step: whose value it is.
+        number: the sender's releases of a run are numbered from 1. After a crash, the same release
+            has the same number.
+        received: whether it came from another party: it may be read, never sent.
         nbytes: size of the payload's arrays, in bytes; the same release goes to many readers.
     """
 
-    __slots__ = ("attempt", "nbytes", "payload", "round", "sender", "step")
+    __slots__ = ("attempt", "nbytes", "number", "payload", "received", "round", "sender", "step")
 
     def __init__(
         self,
@@ -122,12 +154,15 @@ class Release:
         round_: int,
         attempt: int,
         step: str,
+        number: int,
         seal: object,
+        received: bool = False,
     ) -> None:
         if seal is not _SEAL:
             raise RefusedError("only a gate makes releases: call Gate.release")
-        self.payload, self.sender, self.step = payload, sender, step
+        self.payload, self.sender, self.step, self.number = payload, sender, step, number
         self.round, self.attempt, self.nbytes = round_, attempt, _nbytes(payload)
+        self.received = received
 
 
 @dataclass
@@ -138,11 +173,14 @@ class Gate:
         party: whose gate it is.
         declaration: what the plan says that may be shared.
         rows: training rows that the party declared; the most that its update may weigh.
+        released: how many releases the party has made in this run; a `Snapshot` says where it
+            stood when its round opened.
     """
 
     party: PartyId
     declaration: Declaration
     rows: float = math.inf
+    released: int = 0
     _admitted: set[str] = field(default_factory=set)
     _released: set[tuple[str, PartyId]] = field(default_factory=set)
 
@@ -178,7 +216,8 @@ class Gate:
 
         Raises:
             RefusedError: the step is another party's, a reader is none of the step's or has had a
-                payload of it, or the payload is not of a kind that such steps send.
+                payload of it, the payload is not of a kind that such steps send, or is another
+                party's update.
         """
         known = plan.get(step.id)
         if step.party != self.party or (known is not step and known != step):
@@ -192,16 +231,79 @@ class Gate:
             if (step.id, reader) in self._released:
                 raise RefusedError(f"{reader} has had a payload of step {step.id!r}")
             self._released.add((step.id, reader))
-        if isinstance(payload, Plain) and payload.admitted.step != step.id:
-            raise RefusedError(
-                f"an update of {payload.admitted.step!r} cannot leave as {step.id!r}"
-            )
+        if isinstance(payload, Plain):
+            admitted = payload.admitted
+            if admitted.received or admitted.step != step.id:
+                raise RefusedError(f"an update of {admitted.step!r} cannot leave as {step.id!r}")
+        self.released += 1
         return Release(
             payload,
             sender=self.party,
             round_=plan.round,
             attempt=attempt,
             step=step.id,
+            number=self.released,
+            seal=_SEAL,
+        )
+
+    def received(
+        self,
+        payload: Outbound,
+        *,
+        sender: PartyId,
+        round_: int,
+        attempt: int,
+        step: str,
+        number: int,
+    ) -> Release:
+        """Return what another party's gate let go, for this party's actor to read.
+
+        The transport has checked that the sender signed it; what is in it the actor checks. It is
+        marked, and no `Send` can be made of it: so nothing leaves that did not pass this gate.
+
+        Args:
+            payload: as it was read; an update in it has `arrived`.
+            sender: whose gate it passed.
+            round_: of the step.
+            attempt: of the round.
+            step: whose value it is.
+            number: the sender's count of its releases.
+        """
+        return Release(
+            payload,
+            sender=sender,
+            round_=round_,
+            attempt=attempt,
+            step=step,
+            number=number,
+            seal=_SEAL,
+            received=True,
+        )
+
+    @staticmethod
+    def arrived(update: Update, step: str) -> Admitted:
+        """Return an update in what another party's gate let go.
+
+        It says that the sender's gate admitted it, no more: this party's actor checks it again
+        before it counts, and no gate lets it out.
+        """
+        return Admitted(update, step, None, seal=_SEAL, received=True)
+
+    def restored(self, release: Release) -> Release:
+        """Return a release of this party, as it was read from its own journal, to be sent again.
+
+        Raises:
+            RefusedError: it is another party's.
+        """
+        if release.sender != self.party:
+            raise RefusedError(f"{self.party} does not send what {release.sender} released")
+        return Release(
+            release.payload,
+            sender=self.party,
+            round_=release.round,
+            attempt=release.attempt,
+            step=release.step,
+            number=release.number,
             seal=_SEAL,
         )
 
@@ -246,6 +348,15 @@ def check(update: Update, declaration: Declaration, *, most: float, trained: boo
     return total
 
 
+def _fingerprint(update: Update) -> float:
+    """Return what `check` returns for an update, whatever was declared; NaN if it is not finite."""
+    try:
+        total = 0.0 if update.params is None else _sum(update.params)
+    except RefusedError:
+        return math.nan
+    return total + _total(update.statistics)
+
+
 def _check_layout(got: Layout, declared: Layout) -> None:
     if got is declared or got.specs == declared.specs:
         return
@@ -274,7 +385,6 @@ def _sum(params: Params) -> float:
 
 
 def _check_statistics(got: Statistics, declared: Mapping[str, tuple[int, ...]]) -> float:
-    total = 0.0
     for name, values in got.items():
         if name not in declared:
             raise RefusedError(f"statistic {name!r} is not declared")
@@ -284,8 +394,11 @@ def _check_statistics(got: Statistics, declared: Mapping[str, tuple[int, ...]]) 
             raise RefusedError(f"statistic {name!r} has shape {values.shape}, not {declared[name]}")
         if values.dtype != np.float64 or not np.isfinite(values).all():
             raise RefusedError(f"statistic {name!r} is not finite float64")
-        total += float(values.sum())
-    return total
+    return _total(got)
+
+
+def _total(statistics: Statistics) -> float:
+    return sum(float(values.sum()) for values in statistics.values())
 
 
 def _check_complete(got: Statistics, declared: Mapping[str, tuple[int, ...]]) -> None:

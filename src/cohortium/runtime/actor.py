@@ -77,8 +77,10 @@ class Snapshot:
         early: releases of this and later rounds that arrived before it opened.
         states: States further along the chain, whose models have not come yet.
         models: consensus models of later rounds, by (round, attempt, sender).
-        sends: those of the event that opened the round: they may not have left before a crash.
+        sends: made before it opened, and may not have left before a crash: those that the
+            transport had not acknowledged, then those of the event that opened the round.
         at: when it opened, on the engine's clock; deadlines count from it.
+        released: how many releases the party had made when it opened.
     """
 
     state: State
@@ -89,6 +91,7 @@ class Snapshot:
     models: Mapping[Sent, Params] = field(default_factory=dict)
     sends: tuple[Send, ...] = ()
     at: float = 0.0
+    released: int = 0
 
 
 class Actor:
@@ -97,19 +100,25 @@ class Actor:
     Args:
         party: who it is.
         agreement: the plan and its parts.
-        gate: the party's own.
+        gate: the party's own, which starts at the snapshot's count of releases.
         snapshot: where to start: for a new run, State 0 and the initial model.
+
+    Raises:
+        ValueError: the gate would number releases anew.
     """
 
     def __init__(
         self, party: PartyId, agreement: Agreement, gate: Gate, snapshot: Snapshot
     ) -> None:
+        if gate.released != snapshot.released:
+            raise ValueError(f"a gate at {gate.released} releases, a snapshot {snapshot.released}")
         self.party, self.agreement, self.gate = party, agreement, gate
         self.state, self.model = snapshot.state, snapshot.model
         self.slots: dict[str, Any] = dict(snapshot.slots)
         self._early = {((r.round, r.attempt), r.sender, r.step): r for r in snapshot.early}
         self._read_at_opening: tuple[Release, ...] = ()
         self._resend, self._opened = list(snapshot.sends), snapshot.at
+        self._released = snapshot.released
         self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
         self._states: dict[Key, State] = {(s.round, s.attempt): s for s in snapshot.states}
@@ -122,29 +131,35 @@ class Actor:
         self._resend = []
         if self.state.status == "running":
             self._open(self._opened, effects)
-            if self._states:
-                self._advance(self._opened, effects)
+            self._advance(self._opened, effects)
         return effects
 
     def handle(self, event: Event) -> list[Effect]:
         """Take in one event and return what is to be done."""
         effects: list[Effect] = []
+        if self.state.status != "running":
+            return effects
         match event:
             case Arrived():
                 self._arrived(event.release, event.at, effects)
             case Done():
-                if (event.round, event.attempt) == self._key and self.state.status == "running":
-                    self._done(event, effects)
+                self._done(event, effects)
             case TimedOut():
                 self._timed_out(event, effects)
+        self._advance(event.at, effects)
         return effects
 
     def snapshot(self, effects: Iterable[Effect] = ()) -> Snapshot:
         """Return what replaces the journal when a round has opened.
 
-        `effects` are those of the event that opened it.
+        `effects` are the sends that have not left yet, then those of the event that opened it. What
+        was sent since the round opened is left out: opening it again makes it again.
         """
-        sends = tuple(effect for effect in effects if isinstance(effect, Send))
+        sends = tuple(
+            effect
+            for effect in effects
+            if isinstance(effect, Send) and effect.release.number <= self._released
+        )
         return Snapshot(
             self.state,
             self.model,
@@ -154,6 +169,7 @@ class Actor:
             models=dict(self._candidates),
             sends=sends,
             at=self._opened,
+            released=self._released,
         )
 
     @property
@@ -176,13 +192,19 @@ class Actor:
             progress = self._progress[step.id]
             if not progress.waiting and not progress.settled:
                 self._fire(progress, at, effects)
-        early, self._early = self._early, {}
-        self._read_at_opening = tuple(r for key, r in early.items() if key[0] == self._key)
-        for release in early.values():
+        early = self._early
+        self._early = {place: r for place, r in early.items() if place[0] > self._key}
+        self._read_at_opening = tuple(r for place, r in early.items() if place[0] == self._key)
+        for release in self._read_at_opening:
             self._arrived(release, at, effects)
 
     def _advance(self, at: float, effects: list[Effect]) -> None:
-        """Go along the chain of States that have arrived, to the last one whose model is here."""
+        """Open the round after the last State whose model is here, and again if that closes it."""
+        while self._states and self._follow(effects) and self.state.status == "running":
+            self._open(at, effects)
+
+    def _follow(self, effects: list[Effect]) -> bool:
+        """Go along the chain of States that have arrived; tell whether that led further."""
         state, model = self.state, self.model
         found: Params | None = model
         reached: list[State] = []
@@ -192,15 +214,15 @@ class Actor:
             if found is not None:
                 state, model = following, found
         if state is self.state:
-            return
+            return False
         for step in reached[: reached.index(state) + 1]:
             self._commit(step)
         self._provisional = {}
         self.state, self.model = state, model
         self._states = {k: s for k, s in self._states.items() if k > (state.round, state.attempt)}
         self._candidates = {k: v for k, v in self._candidates.items() if k[0] > state.round}
-        if state.status == "running":
-            self._open(at, effects)
+        self._released = self.gate.released
+        return True
 
     def _chain(self, effects: list[Effect]) -> Iterator[State]:
         """Yield the States that follow one from the other; a doubtful one is dropped and told."""
@@ -255,11 +277,9 @@ class Actor:
     # -- arrivals ----------------------------------------------------------------------------------
 
     def _arrived(self, release: Release, at: float, effects: list[Effect]) -> None:
-        if self.state.status != "running":
-            return
         step = self._step_of(release)
-        if step is None:
-            reason = f"{release.sender} sent {release.step!r}, which is not its step"
+        if step is None or release.sender == self.party:  # one's own values take no journey
+            reason = f"{release.sender} sent {release.step!r}, which is not for it to send"
             effects.append(Record(self.party, "refused", step=release.step, reason=reason))
             return
         key = (release.round, release.attempt)
@@ -273,8 +293,6 @@ class Actor:
                 self._deliver(step, release.payload, at, effects)
             elif release.round <= self.state.round + 1 + AHEAD:
                 self._early.setdefault((key, release.sender, release.step), release)
-        if self._states:
-            self._advance(at, effects)
 
     def _step_of(self, release: Release) -> Step | None:
         """Return the step whose value a release is, if it is its sender's."""
@@ -381,7 +399,7 @@ class Actor:
     # -- firing ------------------------------------------------------------------------------------
 
     def _timed_out(self, event: TimedOut, effects: list[Effect]) -> None:
-        if (event.round, event.attempt) != self._key or self.state.status != "running":
+        if (event.round, event.attempt) != self._key:
             return
         progress = self._progress[event.step]
         if not progress.settled and progress.has_inputs:
@@ -392,7 +410,7 @@ class Actor:
         progress.settled = True
         void = progress.void
         if step.op == "outcome":
-            self._close(progress, at, effects)
+            self._close(progress, effects)
         elif void is not None:
             self._settle(step, void, at, effects)
         elif step.op in ("train", "evaluate"):
@@ -419,6 +437,8 @@ class Actor:
         effects.append(Run(self.party, *self._key, step, params, slot, measure))
 
     def _done(self, event: Done, effects: list[Effect]) -> None:
+        if (event.round, event.attempt) != self._key:
+            return
         step = self._plan[event.step]
         progress = self._progress[event.step]
         if "done" in progress.fingerprints:
@@ -471,7 +491,7 @@ class Actor:
             )
             effects.append(Send(release, readers))
 
-    def _close(self, progress: Progress, at: float, effects: list[Effect]) -> None:
+    def _close(self, progress: Progress, effects: list[Effect]) -> None:
         """Close the round: the next State, to all members."""
         step = progress.step
         consensus = {
@@ -493,7 +513,6 @@ class Actor:
         others = [p for p in step.to if p != self.party]
         self._send(step, Closed(state), others, effects)
         self._states[state.round, state.attempt] = state
-        self._advance(at, effects)
 
 
 def _consensus_of(value: Value) -> Consensus:

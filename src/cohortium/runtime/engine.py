@@ -6,6 +6,7 @@ and journals. Which machines it uses is nobody else's business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -34,11 +35,10 @@ class Federation:
     training: Training
     initial: Callable[[], Params]
 
-    def gate(self, party: PartyId) -> Gate:
-        """Return a party's gate."""
-        rows = self.agreement.plan.rows.get(SiteId(party))
-        declaration = self.agreement.declaration
-        return Gate(party, declaration) if rows is None else Gate(party, declaration, rows)
+    def gate(self, party: PartyId, *, released: int = 0) -> Gate:
+        """Return a party's gate, which has made so many releases."""
+        rows = self.agreement.plan.rows.get(SiteId(party), math.inf)
+        return Gate(party, self.agreement.declaration, rows, released=released)
 
     def start(self) -> Snapshot:
         """Return where every party of a new run stands."""
@@ -46,7 +46,8 @@ class Federation:
 
     def actor(self, party: PartyId, snapshot: Snapshot | None = None) -> Actor:
         """Return a party's actor, at the start or where a snapshot stands."""
-        return Actor(party, self.agreement, self.gate(party), snapshot or self.start())
+        at = snapshot or self.start()
+        return Actor(party, self.agreement, self.gate(party, released=at.released), at)
 
     @property
     def has_kernel(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cohortium.errors import RefusedError
 from cohortium.governance.gate import Release
 from cohortium.plan.plan import State
 from cohortium.plan.step import Step
@@ -74,10 +75,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Hand a release to other parties; at least once, in any order."""
+    """Hand a release to other parties; at least once, in any order.
+
+    Raises:
+        RefusedError: another party made the release.
+    """
 
     release: Release
     to: tuple[PartyId, ...]
+
+    def __post_init__(self) -> None:
+        if self.release.received:
+            raise RefusedError(f"what {self.release.sender} released is not sent on")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,15 +3,19 @@
 When a round opens, a snapshot replaces all events before it, so that a journal stays as short as a
 round. What a replay asks for is asked for again: releases are delivered at least once and handled
 once, steps that had not reported run again, and give the same bits.
+
+The same releases have the same numbers again. So a party that wakes from an old copy of its journal
+can tell: its peers have numbers that it does not know (`is_behind`). It must not go on, or it would
+give numbers, and masks and noise that must not repeat, to other values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from cohortium.runtime.actor import Actor, Snapshot
-from cohortium.runtime.events import Effect, Event
+from cohortium.runtime.events import Effect, Event, Send
 
 
 class Journal(Protocol):
@@ -67,11 +71,30 @@ class Journaled:
             effects += self.actor.handle(event)
         return effects
 
-    def handle(self, event: Event) -> list[Effect]:
-        """Keep an event, handle it, and return what is to be done."""
+    def handle(self, event: Event, unsent: Iterable[Send] = ()) -> list[Effect]:
+        """Keep an event, handle it, and return what is to be done.
+
+        Args:
+            event: what happened.
+            unsent: the sends that the transport has not acknowledged. When a round opens, they
+                outlive it in the snapshot; until then the journal makes them again.
+        """
         self.journal.append(event)
         before = self.actor.state
         effects = self.actor.handle(event)
         if self.actor.state is not before:
-            self.journal.compact(self.actor.snapshot(effects))
+            self.journal.compact(self.actor.snapshot((*unsent, *effects)))
         return effects
+
+
+def is_behind(released: int, receipts: Iterable[int]) -> bool:
+    """Tell whether a party has woken from an old copy of its journal.
+
+    Args:
+        released: the count of its releases after `Journaled.recover`.
+        receipts: numbers of its releases that its peers say they have.
+
+    >>> is_behind(7, [3, 7]), is_behind(5, [3, 7])
+    (False, True)
+    """
+    return any(number > released for number in receipts)

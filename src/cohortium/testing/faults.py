@@ -80,10 +80,12 @@ def run(federation: Federation, faults: Faults) -> History:
     return _Injector(federation, faults).run()
 
 
-Pending = tuple[Literal["message", "run", "done"], PartyId, Event | Run]
+Pending = tuple[Literal["upload", "message", "run", "done"], PartyId, Event | Run | Send]
 
 
 class _Injector:
+    """Parties whose work, timers and unsent messages die with them, around a durable mailbox."""
+
     def __init__(self, federation: Federation, faults: Faults) -> None:
         self.federation, self.faults = federation, faults
         self.random = random.Random(faults.seed)  # noqa: S311 - a history, not a secret
@@ -129,12 +131,22 @@ class _Injector:
         again = kind == "message" and self.random.random() < self.faults.duplicates
         if not again:
             del self.pending[at]
-        if isinstance(what, Run):
-            self._perform(party, what)
-            return
-        died = self._handle(party, what)
-        if died == "before journaling" and kind == "message" and not again:
-            self.pending.append((kind, party, what))  # not acknowledged: it comes again
+        match what:
+            case Run():
+                self._perform(party, what)
+            case Send():
+                self._deliver(party, what)
+            case _:
+                died = self._handle(party, what)
+                if died == "before journaling" and kind == "message" and not again:
+                    self.pending.append((kind, party, what))  # not acknowledged: it comes again
+
+    def _deliver(self, party: PartyId, send: Send) -> None:
+        """Put a release into its readers' mailboxes, which outlive everybody."""
+        lie = self.faults.lies.get(party)
+        for release in [send.release] if lie is None else lie(send.release):
+            event = Arrived(release, self.now)
+            self.pending += [("message", reader, event) for reader in send.to]
 
     def _time_out(self) -> None:
         self.timers.sort(key=lambda timer: timer[0])
@@ -158,15 +170,26 @@ class _Injector:
             moment = self.random.choice(MOMENTS)
         journaled = self.parties[party]
         if moment is None:
-            self._carry_out(party, journaled.handle(event))
+            self._carry_out(party, journaled.handle(event, self._unsent(party)))
             return None
         self.deaths[moment] += 1
         if moment == "after journaling":
             journaled.journal.append(event)
         elif moment == "before sending":
-            journaled.handle(event)
+            journaled.handle(event, self._unsent(party))
+        self._forget(party)
         self._carry_out(party, journaled.recover())
         return moment
+
+    def _unsent(self, party: PartyId) -> list[Send]:
+        return [what for _, by, what in self.pending if by == party and isinstance(what, Send)]
+
+    def _forget(self, party: PartyId) -> None:
+        """Drop what a party had in memory only."""
+        self.pending = [
+            entry for entry in self.pending if entry[1] != party or entry[0] == "message"
+        ]
+        self.timers = [timer for timer in self.timers if timer[1] != party]
 
     def _carry_out(self, party: PartyId, effects: list[Effect]) -> None:
         for effect in effects:
@@ -174,10 +197,7 @@ class _Injector:
                 case Run():
                     self.pending.append(("run", party, effect))
                 case Send():
-                    lie = self.faults.lies.get(party)
-                    for release in [effect.release] if lie is None else lie(effect.release):
-                        event = Arrived(release, self.now)
-                        self.pending += [("message", reader, event) for reader in effect.to]
+                    self.pending.append(("upload", party, effect))
                 case Timer():
                     self.timers.append((effect.due, party, effect))
                 case Record():
