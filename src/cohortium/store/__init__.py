@@ -1,0 +1,1 @@
+"""Databases of the services: opening them, and bringing their tables up to date."""
