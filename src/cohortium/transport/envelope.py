@@ -207,7 +207,8 @@ def seal(
         The frame, and the ciphertext, which is empty if the frame carries it.
 
     Raises:
-        RefusedError: a certificate is not of the host it stands for, or its key is no key.
+        RefusedError: a certificate is not of the host it stands for, or its key is no key; nobody
+            is to receive it.
     """
     views = [memoryview(part) for part in parts]
     size = sum(view.nbytes for view in views)
@@ -215,19 +216,20 @@ def seal(
     ciphertext = bytearray(sealed_size(size))
     _encrypt(key, views, _context(head, host=signer.name, size=size), into=memoryview(ciphertext))
     short = len(ciphertext) <= INLINE
-    unsigned = Frame(
-        **{each.name: getattr(head, each.name) for each in fields(Head)},
-        host=signer.name,
-        serial=signer.certificate.serial,
-        size=size,
-        blob="" if short else hashlib.sha256(ciphertext).hexdigest(),
-        inline=bytes(ciphertext) if short else b"",
-        keys={
+    said = {
+        **_fields(head),
+        "host": signer.name,
+        "serial": signer.certificate.serial,
+        "size": size,
+        "blob": "" if short else hashlib.sha256(ciphertext).hexdigest(),
+        "inline": bytes(ciphertext) if short else b"",
+        "keys": {
             host: wrap(_of(host, certificate).opening, key, _info(head, signer.name, host)).hex()
             for host, certificate in receivers.items()
         },
-        signature="0" * 128,
-    )
+        "signature": "0" * 128,
+    }
+    unsigned = read(Frame, said)
     signature = signer.signing.sign("frame", unsigned._signed).hex()
     return replace(unsigned, signature=signature), bytearray() if short else ciphertext
 
@@ -358,8 +360,11 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 def _context(head: Head, *, host: str, size: int) -> bytes:
     """What every chunk is bound to: all that is known of the frame before its ciphertext."""
-    said = {each.name: getattr(head, each.name) for each in fields(Head)}
-    return hashlib.sha256(canonical({**said, "host": host, "size": size})).digest()
+    return hashlib.sha256(canonical({**_fields(head), "host": host, "size": size})).digest()
+
+
+def _fields(head: Head) -> dict[str, Any]:
+    return {each.name: getattr(head, each.name) for each in fields(Head)}
 
 
 def _info(head: Head, host: str, receiver: str) -> bytes:
