@@ -87,7 +87,7 @@ class Params(Mapping[str, Array]):
         ValueError: a buffer is missing, superfluous, or of another dtype, shape or size.
     """
 
-    __slots__ = ("__dict__", "buffers", "layout")
+    __slots__ = ("__dict__", "__weakref__", "buffers", "layout")
 
     def __init__(self, layout: Layout, buffers: Mapping[str, Array]) -> None:
         if buffers.keys() != layout.sizes.keys():

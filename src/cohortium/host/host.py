@@ -143,7 +143,7 @@ class Host:
             BehindError: the journal is an old copy: peers have signed for more than it knows.
         """
         if not self._journal.exists:
-            self._journal.compact(self.run.start(self._initial()))
+            self._journal.compact(self.run.start(self._initial(), at=self._clock()))
             idle = 0.0
         else:
             idle = self._clock() - self._journal.last_sign()

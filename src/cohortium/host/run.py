@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from cohortium.errors import RefusedError
 from cohortium.governance.gate import Gate
 from cohortium.governance.grant import Grant
 from cohortium.governance.roster import Roster, run_id
@@ -80,9 +81,15 @@ class HostedRun:
             return Gate(party, declaration, released=released)
         return Gate(party, declaration, rows, released=released)
 
-    def start(self, initial: Params) -> Snapshot:
-        """Return where every party stands before round 1."""
-        return Snapshot(State(self.plan.study), initial, {})
+    def start(self, initial: Params, *, at: float) -> Snapshot:
+        """Return where a party stands that begins at a time: before round 1.
+
+        Raises:
+            RefusedError: the model is not the one that all sites consented to.
+        """
+        if initial.digest != self.roster.initial:
+            raise RefusedError("the initial model is not the one that the sites consented to")
+        return Snapshot(State(self.plan.study), initial, {}, at=at)
 
     def grant_of(self, site: str) -> Grant | None:
         """Return a site's consent, where the roster shows it."""

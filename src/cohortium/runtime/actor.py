@@ -79,6 +79,7 @@ class Snapshot:
         models: consensus models of later rounds, by (round, attempt, sender).
         sends: made before it opened, and may not have left before a crash: those that the
             transport had not acknowledged, then those of the event that opened the round.
+        records: rounds that closed before it opened, and may not have been told yet.
         at: when it opened, on the engine's clock; deadlines count from it.
         released: how many releases the party had made when it opened.
     """
@@ -90,6 +91,7 @@ class Snapshot:
     states: tuple[State, ...] = ()
     models: Mapping[Sent, Params] = field(default_factory=dict)
     sends: tuple[Send, ...] = ()
+    records: tuple[Record, ...] = ()
     at: float = 0.0
     released: int = 0
 
@@ -117,7 +119,8 @@ class Actor:
         self.slots: dict[str, Any] = dict(snapshot.slots)
         self._early = {((r.round, r.attempt), r.sender, r.step): r for r in snapshot.early}
         self._read_at_opening: tuple[Release, ...] = ()
-        self._resend, self._opened = list(snapshot.sends), snapshot.at
+        self._again: list[Effect] = [*snapshot.records, *snapshot.sends]
+        self._opened = snapshot.at
         self._released = snapshot.released
         self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
@@ -127,8 +130,7 @@ class Actor:
 
     def start(self) -> list[Effect]:
         """Open the round that the snapshot stands before."""
-        effects: list[Effect] = list(self._resend)
-        self._resend = []
+        effects, self._again = self._again, []
         if self.state.status == "running":
             self._open(self._opened, effects)
             self._advance(self._opened, effects)
@@ -152,9 +154,10 @@ class Actor:
     def snapshot(self, effects: Iterable[Effect] = ()) -> Snapshot:
         """Return what replaces the journal when a round has opened.
 
-        `effects` are the sends that have not left yet, then those of the event that opened it. What
-        was sent since the round opened is left out: opening it again makes it again.
+        `effects` are what has not left yet, then those of the event that opened it. What was sent
+        since the round opened is left out: opening it again makes it again.
         """
+        effects = tuple(effects)
         sends = tuple(
             effect
             for effect in effects
@@ -168,6 +171,7 @@ class Actor:
             states=tuple(self._states.values()),
             models=dict(self._candidates),
             sends=sends,
+            records=tuple(e for e in effects if isinstance(e, Record) and e.kind == "round"),
             at=self._opened,
             released=self._released,
         )

@@ -34,7 +34,7 @@ from cohortium.plan.plan import Note, State
 from cohortium.runtime import events
 from cohortium.runtime.actor import Snapshot
 from cohortium.runtime.engine import RoundLog
-from cohortium.runtime.events import Arrived, Done, Event, Send
+from cohortium.runtime.events import Arrived, Done, Event, Record, Send
 from cohortium.types import Layout, Params, PartyId, SiteId, Statistics, Update
 
 Keep = Callable[[Params], Any]
@@ -267,6 +267,7 @@ def encode_snapshot(snapshot: Snapshot, keep: Keep) -> bytes:
     table["slots"] = {name: _slot(slot, keep) for name, slot in snapshot.slots.items()}
     table["early"] = [_release(release, keep) for release in snapshot.early]
     table["models"] = [[*key, keep(params)] for key, params in snapshot.models.items()]
+    table["records"] = [_record(record) for record in snapshot.records]
     table["sends"] = [[_release(send.release, keep), list(send.to)] for send in snapshot.sends]
     return msgspec.msgpack.encode(table)
 
@@ -287,6 +288,7 @@ def decode_snapshot(data: bytes, load: Load, gate: Gate) -> Snapshot:
         Send(gate.restored(_read_release(form, load, gate)), tuple(map(PartyId, to)))
         for form, to in table["sends"]
     )
+    table["records"] = tuple(_read_record(form) for form in table["records"])
     return Snapshot(**table)
 
 
@@ -340,6 +342,21 @@ def _read_release(table: Sequence[Any], load: Load, gate: Gate) -> Release:
         step=step,
         number=number,
     )
+
+
+def _record(record: Record) -> list[Any]:
+    detail = None
+    if record.detail is not None:
+        detail = {site: _statistics(found) for site, found in record.detail.items()}
+    assert record.state is not None
+    return [record.party, json.dumps(record.state.to_json()), detail]
+
+
+def _read_record(table: Sequence[Any]) -> Record:
+    party, state, detail = table
+    if detail is not None:
+        detail = {SiteId(site): _read_statistics(found) for site, found in detail.items()}
+    return Record(PartyId(party), "round", state=_read_state(state), detail=detail)
 
 
 def _update(update: Update, keep: Keep) -> _Update:

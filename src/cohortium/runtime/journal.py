@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from cohortium.runtime.actor import Actor, Snapshot
-from cohortium.runtime.events import Effect, Event, Send
+from cohortium.runtime.events import Effect, Event
 
 
 class Journal(Protocol):
@@ -71,12 +71,12 @@ class Journaled:
             effects += self.actor.handle(event)
         return effects
 
-    def handle(self, event: Event, unsent: Iterable[Send] = ()) -> list[Effect]:
+    def handle(self, event: Event, unsent: Iterable[Effect] = ()) -> list[Effect]:
         """Keep an event, handle it, and return what is to be done.
 
         Args:
             event: what happened.
-            unsent: the sends that the transport has not acknowledged. When a round opens, they
+            unsent: sends, and records of rounds, that the transport has not acknowledged. When a round opens, they
                 outlive it in the snapshot; until then the journal makes them again.
         """
         self.journal.append(event)
