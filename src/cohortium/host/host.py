@@ -223,8 +223,9 @@ class Host:
             self._revive()
 
     def close(self) -> None:
-        """Stop; nothing more is sent. The journal is whole."""
-        self._closed.set()
+        """Stop. When this returns, nothing more is journaled; what is under way ends unheard."""
+        with self._lock:
+            self._closed.set()
         self._outgoing.put(None)
         self._work.put(None)
         if hasattr(self, "_timers"):

@@ -76,8 +76,9 @@ class Journaled:
 
         Args:
             event: what happened.
-            unsent: sends, and records of rounds, that the transport has not acknowledged. When a round opens, they
-                outlive it in the snapshot; until then the journal makes them again.
+            unsent: sends, and records of rounds, that the transport has not acknowledged. When a
+                round opens, they outlive it in the snapshot; until then the journal makes them
+                again.
         """
         self.journal.append(event)
         before = self.actor.state
