@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cohortium.data.arrays import from_arrays
-from cohortium.data.prepare import Prepared, join, prepare, share_scale
+from cohortium.data.local import prepare_sites
+from cohortium.data.prepare import Prepared, join, share_scale
 from cohortium.data.sources import open_dataset
-from cohortium.errors import ArgumentError, DataError, ModelError, Problem
-from cohortium.learning.build import build_task
-from cohortium.learning.model_file import from_bytes
-from cohortium.learning.optimizers import Sgd
+from cohortium.errors import ArgumentError, DataError, Problem
 from cohortium.learning.task import LocalTask
 from cohortium.plan.plan import Member, Plan
-from cohortium.records import SiteData
+from cohortium.records import Part, SiteData
+from cohortium.runtime.building import build, initial_model
 from cohortium.study.arms import POOLED
 from cohortium.study.bundle import Bundle
 from cohortium.study.compile import compile_plan, roster
@@ -31,8 +30,6 @@ from cohortium.types import Params, SiteId
 
 if TYPE_CHECKING:
     from cohortium.learning.models import Model
-    from cohortium.learning.numpy_task import NumpyTask
-    from cohortium.learning.torch_task import TorchTask
 
 TRIED = 20
 """How many sites' batches a model is tried on before the first step runs."""
@@ -133,15 +130,14 @@ class Bench:
         """
         if self.own_task is not None:
             return self.own_task
-        try:
-            return self._built(study, members)
-        except ModelError as error:
-            raise ModelError(*map(self._placed, error.problems)) from error
-        except SystemExit as error:  # of the model's code
-            got, expected = f"code that ends the program (exit {error.code})", "code that returns"
-            advice = "Remove the call of sys.exit from it"
-            where = self.bundle.where
-            raise ModelError(Problem(where, "task.model", got, expected, advice)) from error
+        first = self.sites[(self.trains or tuple(self.sites))[0]]
+        return build(
+            replace(self.bundle, study=study),
+            first.raw.train.x.shape[1:],
+            tried=self._tried(study),
+            model=self.model,
+            members=members,
+        )
 
     def initial(self, study: Study, task: LocalTask) -> Params:
         """Return the model that round 1 of `study` (the bench's, or an arm's) starts from.
@@ -149,52 +145,14 @@ class Bench:
         Raises:
             ModelError: the file of `task.initial_model` does not hold this task's model.
         """
-        file = study.task.initial_model
-        if file is None:
-            return task.initial(study.study.seed)
-        return from_bytes(self.bundle.files[file], task.layout, where=file)
+        return initial_model(replace(self.bundle, study=study), task)
 
-    def _placed(self, problem: Problem) -> Problem:
-        """Say in which file the model stands that a problem is about, where it is in one."""
-        if self.model is not None or not problem.where.startswith("<model>"):
-            return problem
-        site = problem.where.removeprefix("<model>")
-        return replace(problem, where=self.bundle.where, key=f"task.model{site}")
-
-    def _built(self, study: Study, members: int | None) -> TorchTask | NumpyTask:
-        first = self.sites[(self.trains or tuple(self.sites))[0]]
-        model = self.model or study.task.model
-        if model is None:
-            got, expected = "no model", "task.model in the study, or a model object"
-            raise ArgumentError(Problem(PYTHON, "model", got, expected))
-        task = build_task(
-            kind=study.task.kind,
-            classes=study.task.classes,
-            inputs=first.raw.train.x.shape[1:],
-            model=model,
-            loss=study.task.loss,
-            optimizer=study.task.optimizer or Sgd(lr=1.0),  # a study that only evaluates has none
-            algorithm=study.plan.algorithm,
-            metrics=study.task.metrics,
-            members=members,
-            batch_size=study.task.batch_size,
-            files=self.bundle.files,
-        )
-        self._try(task, study)
-        return task
-
-    def _try(self, task: TorchTask | NumpyTask, study: Study) -> None:
-        """Raise if the model fails on a whole or a last batch of the sites that it trains on."""
-        params = task.initial(study.study.seed)
+    def _tried(self, study: Study) -> dict[str, Part]:
+        """Return the rows of the sites on which a model is tried."""
         sites = self.trains or tuple(self.sites)
         rows = {site: len(self.sites[site].raw.train) for site in sites}
         trained = telling(rows, study.task.batch_size) if study.plan.rounds else []
-        for site in trained or sites[:1]:
-            try:
-                task.check(params, self.sites[site].data.train)
-            except ModelError as error:
-                problems = [replace(p, where=f"{p.where} at {site}") for p in error.problems]
-                raise ModelError(*problems) from error
+        return {site: self.sites[site].data.train for site in trained or sites[:1]}
 
     @property
     def data(self) -> dict[SiteId, SiteData]:
@@ -239,14 +197,9 @@ def _records(
     if schema.dataset is None:
         advice = "Name one in data.dataset, or pass sites={...} in Python"
         raise ArgumentError(Problem(where, "data.dataset", "nothing", "a dataset", advice))
-    tables = open_dataset(schema.dataset, None if data is None else Path(data), where=where)
-    chosen, _ = zip(*roster(study, tuple(tables), where=where), strict=True)
-    return {
-        site: prepare(
-            tables[site], schema=schema, task_kind=kind, classes=classes, seed=seed, site=site
-        )
-        for site in chosen
-    }
+    records = open_dataset(schema.dataset, None if data is None else Path(data), where=where)
+    chosen, _ = zip(*roster(study, tuple(records), where=where), strict=True)
+    return prepare_sites({site: records[site] for site in chosen}, study)
 
 
 def _check_arguments(
