@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -62,16 +64,20 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a new place in a bucket."""
+    use_s3(s3_server, monkeypatch)
+    httpx.put(f"{s3_server}/blobs", headers={"Authorization": "AWS test:test"}).raise_for_status()
+    return f"s3://blobs/{os.urandom(4).hex()}"
+
+
+def use_s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "AWS_ENDPOINT": s3_server,
+        "AWS_ENDPOINT": endpoint,
         "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    httpx.put(f"{s3_server}/blobs", headers={"Authorization": "AWS test:test"}).raise_for_status()
-    return f"s3://blobs/{os.urandom(4).hex()}"
 
 
 # --- every store ---
@@ -345,6 +351,18 @@ def killed(tmp_path: Path, point: str, call: str) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
+def test_what_lies_behind_the_bytes_that_count_is_cut_off(tmp_path: Path) -> None:
+    """Left by a crash, of a piece that was longer than the blob."""
+    blobs = begun(tmp_path, 400_000)
+    (part,) = (tmp_path / "blobs").glob("*/*")
+    with part.open("ab") as file:
+        file.write(bytes(len(DATA)))
+    blobs.append(DIGEST, 400_000, DATA[400_000:], total=len(DATA))
+    path = blobs.path(DIGEST)
+    assert path is not None
+    assert path.read_bytes() == DATA
+
+
 class FullDisk:
     """A disk with so many bytes left: the write that fills it is short, the next one fails."""
 
@@ -451,6 +469,55 @@ def test_a_store_that_does_not_answer_is_tried_again_and_loses_nothing(tmp_path:
     at = blobs.received(DIGEST)
     assert blobs.append(DIGEST, at, DATA[at:], total=len(DATA)) == len(DATA)
     assert blobs.read(DIGEST, 0, len(DATA)) == DATA
+
+
+class NoBucket(BaseHTTPRequestHandler):
+    """An S3 whose bucket somebody removed."""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_HEAD = do_GET = answer  # noqa: N815
+
+    def log_message(self, *args: object) -> None:
+        """Keep the tests' output clean."""
+
+
+def test_a_bucket_that_is_gone_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoBucket) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        use_s3(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        blobs = ObjectBlobs("s3://blobs", tmp_path)
+        with pytest.raises(UnavailableError):
+            blobs.append(DIGEST, 0, DATA, total=len(DATA))
+        with pytest.raises(UnavailableError):
+            blobs.put(DIGEST, DATA)
+        server.shutdown()
+    assert FolderBlobs(tmp_path).read(DIGEST, 0, len(DATA)) == DATA
+
+
+def test_two_that_move_a_blob_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "objects").mkdir()
+    blobs = ObjectBlobs(f"file://{tmp_path}/objects", tmp_path / "uploads")
+    FolderBlobs(tmp_path / "uploads").put(DIGEST, DATA)
+    open_, faster = Path.open, [True]
+
+    def late(path: Path, mode: str = "r") -> IO[Any]:
+        if faster:
+            faster.pop()
+            assert blobs.size(DIGEST) == len(DATA)
+        return open_(path, mode)
+
+    monkeypatch.setattr(Path, "open", late)
+    assert blobs.size(DIGEST) == len(DATA)
+    assert not faster
 
 
 @pytest.mark.parametrize("url", ["", "blobs", "nfs://server/blobs", "s3://"])

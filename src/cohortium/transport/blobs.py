@@ -247,18 +247,26 @@ class ObjectBlobs:
 
     def _move(self, digest: str) -> None:
         whole = self._uploads.path(digest)
-        if whole:
-            with _answered(), suppress(FileNotFoundError):  # another thread was faster
-                obstore.put(self._store, _key(digest), whole)
-            self._uploads.delete(digest)
+        if whole is None:
+            return
+        try:
+            file = whole.open("rb")
+        except FileNotFoundError:
+            return  # another thread moved it just now
+        with file, _answered():
+            obstore.put(self._store, _key(digest), file)
+        self._uploads.delete(digest)
 
 
 @contextmanager
 def _answered() -> Iterator[None]:
-    """Make of an object store's failure what a member sees: that it has to try again."""
+    """Make of an object store's failure what a member sees: that it has to try again.
+
+    Not found is a failure, too, where no object is looked for: so says S3 of a missing bucket.
+    """
     try:
         yield
-    except BaseError as error:
+    except (BaseError, FileNotFoundError) as error:
         raise UnavailableError(
             "no answer of the object store", "one", "This is tried again; see the hub's log."
         ) from error
