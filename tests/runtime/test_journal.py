@@ -87,7 +87,7 @@ def test_what_never_leaves_stays_in_every_snapshot() -> None:
     network = Network(made, lambda send: send.release.sender == C)
     for number in range(1, 4):
         network.run()
-        late = TimedOut(number, 0, "reduce", 1e6)
+        late = TimedOut(number, 0, "reduce", number * 1e6)
         network.carry_out(AGGREGATOR, network.parties[AGGREGATOR].handle(late))
     network.run()
     kept, _ = network.parties[C].journal.load()

@@ -14,6 +14,21 @@ The rules:
   arrived, each checked against the one before, and stops at the last one whose model it has: who
   missed rounds catches up without redoing them. What a step keeps (batch iterators, server
   optimiser) is provisional until a State says that the round counted.
+
+What the coordinator orders, each a journaled event like any other:
+
+- `Away`: from now on every value of that party is void here, so nobody waits for it; if it is a
+  site, it is named as excluded. What it sends is ignored, but for a model that a State may name.
+  What was taken in before counts. Who is itself away neither trains nor evaluates, and tells its
+  readers. It still hears of States and models; whether it may fetch them the transport decides.
+  The closing party cannot be away: a run without it can only be stopped.
+- `Back`: it takes part again from the next round.
+- `Extended`: the deadlines of the round in progress that count already move; a `TimedOut` before
+  the new time is ignored, and the timer asked for again.
+- `Paused`, until `Resumed`: the closing party does everything but close the round. Others ignore
+  both: they wait for the State, for which there is no deadline.
+- `Stopped`: the closing party ends the run with a State that says why; the model is that of the
+  round before. Others ignore it: they believe the State.
 """
 
 from __future__ import annotations
@@ -38,17 +53,24 @@ from cohortium.governance.gate import (
 )
 from cohortium.plan.plan import Note, State
 from cohortium.plan.step import RoundPlan, Step
-from cohortium.runtime.agreement import Agreement
-from cohortium.runtime.closing import Consensus, close, doubt
+from cohortium.runtime.agreement import Agreement, Evaluation
+from cohortium.runtime.closing import Consensus, close, doubt, stop
 from cohortium.runtime.combining import COMBINE, Standpoint, fold_prefix
 from cohortium.runtime.events import (
     Arrived,
+    Away,
+    Back,
+    Control,
     Done,
     Effect,
     Event,
+    Extended,
+    Paused,
     Record,
+    Resumed,
     Run,
     Send,
+    Stopped,
     TimedOut,
     Timer,
 )
@@ -82,6 +104,8 @@ class Snapshot:
         records: rounds that closed before it opened, and may not have been told yet.
         at: when it opened, on the engine's clock; deadlines count from it.
         released: how many releases the party had made when it opened.
+        away: parties that are excluded, and why.
+        paused: whether the closing party must not close the round.
     """
 
     state: State
@@ -94,6 +118,8 @@ class Snapshot:
     records: tuple[Record, ...] = ()
     at: float = 0.0
     released: int = 0
+    away: Mapping[PartyId, str] = field(default_factory=dict)
+    paused: bool = False
 
 
 class Actor:
@@ -122,6 +148,9 @@ class Actor:
         self._again: list[Effect] = [*snapshot.records, *snapshot.sends]
         self._opened = snapshot.at
         self._released = snapshot.released
+        self.away, self.paused = dict(snapshot.away), snapshot.paused
+        self._out: set[PartyId] = set()
+        self._held = False
         self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
         self._states: dict[Key, State] = {(s.round, s.attempt): s for s in snapshot.states}
@@ -148,6 +177,8 @@ class Actor:
                 self._done(event, effects)
             case TimedOut():
                 self._timed_out(event, effects)
+            case _:
+                self._obey(event, effects)
         self._advance(event.at, effects)
         return effects
 
@@ -174,6 +205,8 @@ class Actor:
             records=tuple(e for e in effects if isinstance(e, Record) and e.kind == "round"),
             at=self._opened,
             released=self._released,
+            away=dict(self.away),
+            paused=self.paused,
         )
 
     @property
@@ -186,12 +219,14 @@ class Actor:
         self._opened = at
         self.gate.open_round()
         self._plan = self.agreement.plan.round(self.state)
-        self._progress = {}
+        self._progress, self._out, self._held = {}, set(), False
         mine = self._plan.of_party.get(self.party, ())
         for step in mine:
-            self._progress[step.id] = Progress.of(step)
+            progress = self._progress[step.id] = Progress.of(step)
             if step.deadline is not None and not step.inputs:
-                effects.append(Timer(*self._key, step.id, at + step.deadline))
+                self._wait(progress, at + step.deadline, effects)
+        for party in sorted(self.away):
+            self._leave_out(party, at, effects)
         for step in mine:
             progress = self._progress[step.id]
             if not progress.waiting and not progress.settled:
@@ -294,7 +329,8 @@ class Actor:
             if step.op == "consensus" and isinstance(release.payload, Reduced):
                 self._keep(release, release.payload.params)
             if key == self._key:
-                self._deliver(step, release.payload, at, effects)
+                if release.sender not in self._out:
+                    self._deliver(step, release.payload, at, effects)
             elif release.round <= self.state.round + 1 + AHEAD:
                 self._early.setdefault((key, release.sender, release.step), release)
 
@@ -332,7 +368,7 @@ class Actor:
             if step.op == "reduce":
                 fold_prefix(self._standpoint(step), progress)
             if source.id in step.inputs and step.deadline is not None and progress.has_inputs:
-                effects.append(Timer(*self._key, step.id, at + step.deadline))
+                self._wait(progress, at + step.deadline, effects)
             if not progress.waiting and not progress.settled:
                 self._fire(progress, at, effects)
 
@@ -406,11 +442,23 @@ class Actor:
         if (event.round, event.attempt) != self._key:
             return
         progress = self._progress[event.step]
-        if not progress.settled and progress.has_inputs:
-            self._fire(progress, event.at, effects)
+        if progress.settled or progress.due is None:
+            return
+        if event.at < progress.due:
+            self._wait(progress, progress.due, effects)
+            return
+        progress.seen = event.seen
+        self._fire(progress, event.at, effects)
+
+    def _wait(self, progress: Progress, due: float, effects: list[Effect]) -> None:
+        progress.due = due
+        effects.append(Timer(*self._key, progress.step.id, due))
 
     def _fire(self, progress: Progress, at: float, effects: list[Effect]) -> None:
         step = progress.step
+        if step.op == "outcome" and self.paused:
+            self._held = True
+            return
         progress.settled = True
         void = progress.void
         if step.op == "outcome":
@@ -512,11 +560,74 @@ class Actor:
             evaluation=evaluation,
             notes=progress.said(late),
             refusal=progress.voids[min(progress.voids)] if progress.voids else "",
+            seen=progress.seen,
         )
+        self._end(state, evaluation, effects)
+
+    def _end(self, state: State, evaluation: Evaluation | None, effects: list[Effect]) -> None:
+        step = self._plan.closing
         effects.append(Record(self.party, "round", state=state, detail=evaluation))
         others = [p for p in step.to if p != self.party]
         self._send(step, Closed(state), others, effects)
         self._states[state.round, state.attempt] = state
+
+    # -- what the coordinator orders ---------------------------------------------------------------
+
+    def _obey(self, event: Control, effects: list[Effect]) -> None:
+        closes = self.party == self.agreement.plan.topology.closer
+        match event:
+            case Away():
+                self._exclude(event, effects)
+            case Back():
+                self.away.pop(event.party, None)
+            case Extended():
+                self._extend(event.seconds, effects)
+            case Paused() if closes:
+                self.paused = True
+            case Resumed() if closes:
+                self._resume(event.at, effects)
+            case Stopped() if closes:
+                self._progress[self._plan.closing.id].settled = True
+                self._end(stop(self.state, event.reason), None, effects)
+
+    def _exclude(self, event: Away, effects: list[Effect]) -> None:
+        if event.party == self.agreement.plan.topology.closer:
+            reason = f"{event.party} closes the rounds: without it the run can only be stopped"
+            effects.append(Record(self.party, "refused", step="outcome", reason=reason))
+        elif event.party not in self.away:
+            self.away[event.party] = event.reason
+            self._leave_out(event.party, event.at, effects)
+
+    def _leave_out(self, party: PartyId, at: float, effects: list[Effect]) -> None:
+        """Take every value of a party that is away for void, for the rest of the round."""
+        self._out.add(party)
+        site = SiteId(party)
+        is_site = site in self.agreement.plan.rows
+        notes = (Note(site, "excluded", self.away[party]),) if is_site else ()
+        for step in self._plan.of_party.get(party, ()):
+            void = Void("excluded", notes)
+            if party != self.party:
+                self._deliver(step, void, at, effects)
+            elif step.op in ("train", "evaluate"):
+                self._give_up(step, void, at, effects)
+
+    def _give_up(self, step: Step, void: Void, at: float, effects: list[Effect]) -> None:
+        """Settle one's own work over records without a value, unless it is done."""
+        progress = self._progress[step.id]
+        if "done" not in progress.fingerprints:
+            progress.settled, progress.fingerprints["done"] = True, 0.0
+            self._settle(step, void, at, effects)
+
+    def _extend(self, seconds: float, effects: list[Effect]) -> None:
+        for progress in self._progress.values():
+            if progress.due is not None and not progress.settled:
+                self._wait(progress, progress.due + seconds, effects)
+
+    def _resume(self, at: float, effects: list[Effect]) -> None:
+        self.paused = False
+        if self._held:
+            self._held = False
+            self._fire(self._progress[self._plan.closing.id], at, effects)
 
 
 def _consensus_of(value: Value) -> Consensus:

@@ -12,6 +12,8 @@ from cohortium.types import PartyId, SiteId
 _UNFIT = frozenset({"absent", "refused", "failed", "excluded"})
 """How a sampled site fares whose update does not count."""
 
+_NOTHING: Mapping[PartyId, str] = {}
+
 LOST = "nothing that it trained reached the consensus"
 """What is said of a site of which nothing else is known: it may be well, and the round is not."""
 
@@ -33,6 +35,7 @@ def close(
     evaluation: Evaluation | None,
     notes: tuple[Note, ...],
     refusal: str = "",
+    seen: Mapping[PartyId, str] = _NOTHING,
 ) -> State:
     """Return the State that follows `before`.
 
@@ -43,16 +46,18 @@ def close(
         evaluation: the sites' statistics, or None where the round was not evaluated.
         notes: participation lines that did not come with a consensus.
         refusal: why a consensus is void, as its party told; used where it is not for lack of sites.
+        seen: what is known of parties from which nothing came.
     """
     plan = agreement.plan
     roster = tuple(dict.fromkeys(s for held in consensus.values() for s in held.roster))
     lines = [*notes, *(note for held in consensus.values() for note in held.notes)]
     lines += _not_sampled(agreement, before)
-    named = _in_order(agreement, before, roster, lines)
+    named = _in_order(agreement, before, roster, lines, seen=seen)
     after = replace(before, notes=named, metrics={}, roster=(), previous=before.digest)
     if not consensus or (plan.rounds and len(roster) < plan.needed):
         unfit = {n.site for n in named if n.status in _UNFIT and n.reason != LOST}
-        count = len(roster) if consensus else plan.sampled - len(unfit)
+        fit = _training(agreement, before).difference(unfit)
+        count = len(roster) if consensus else len(fit)
         return _fall_short(agreement, after, count=count, refusal=refusal)
     metrics = {} if evaluation is None else agreement.measure(evaluation)
     after = replace(
@@ -66,6 +71,25 @@ def close(
         patience=patience(agreement, before, metrics),
     )
     return replace(after, status="finished") if ends(agreement, after) else after
+
+
+def stop(before: State, reason: str) -> State:
+    """Return the State that follows `before` where the run is ended at once; models stay.
+
+    Args:
+        before: the State that the round in progress started from.
+        reason: why it ends.
+    """
+    return replace(
+        before,
+        attempt=before.attempt + 1,
+        status="stopped",
+        reason=reason or "stopped",
+        roster=(),
+        notes=(),
+        metrics={},
+        previous=before.digest,
+    )
 
 
 def patience(agreement: Agreement, before: State, metrics: Mapping[str, Metric]) -> int:
@@ -86,6 +110,7 @@ def doubt(agreement: Agreement, before: State, state: State) -> str:
 
     A member recomputes what the published State itself shows: the chain, that the roster lies
     within the members that train and reaches the quorum, and the rules of stopping and shortfall.
+    The closing party may stop the run at any time, as long as it says why.
     """
     plan = agreement.plan
     counted = bool(state.roster) or (not plan.rounds and state.status == "finished")
@@ -100,10 +125,14 @@ def doubt(agreement: Agreement, before: State, state: State) -> str:
         return f"its roster names {', '.join(sorted(strangers))}, which the plan does not"
     if counted:
         return _doubt_counted(agreement, before, state) if advanced else "a round counts once"
+    if state.models != before.models:
+        return "it changes a model without a round that counts"
+    if again and state.status == "stopped":
+        return "" if state.reason else "it does not say why the run stops"
     if advanced and plan.on_shortfall != "skip":
         return "a round below quorum is not skipped here"
     waits = plan.on_shortfall == "wait" and state.attempt < plan.attempts
-    if again and (state.status == "running") != waits:
+    if again and not (waits and state.status == "running"):
         return "it does not apply the rule for a round below quorum"
     if advanced and (state.status == "finished") != ends(agreement, state):
         return "it does not apply the stop rule"
@@ -138,7 +167,12 @@ def _fall_short(agreement: Agreement, after: State, *, count: int, refusal: str)
 
 
 def _in_order(
-    agreement: Agreement, before: State, roster: tuple[SiteId, ...], lines: list[Note]
+    agreement: Agreement,
+    before: State,
+    roster: tuple[SiteId, ...],
+    lines: list[Note],
+    *,
+    seen: Mapping[PartyId, str],
 ) -> tuple[Note, ...]:
     """Return each line once, in roster order, with one for every sampled site that none names."""
     plan = agreement.plan
@@ -146,9 +180,8 @@ def _in_order(
     lines = [n for n in lines if n.site in known and not (n.site in in_it and n.status == "absent")]
     if plan.rounds:
         named = in_it.union(note.site for note in lines)
-        steps = plan.round(before).steps
-        trained = (SiteId(step.party) for step in steps if step.op == "train")
-        lines += [Note(site, "absent", LOST) for site in trained if site not in named]
+        lost = (site for site in _training(agreement, before) if site not in named)
+        lines += [Note(site, "absent", _lost(site, seen)) for site in lost]
     place = {site: i for i, site in enumerate(plan.rows)}
     unique = dict.fromkeys(lines)
     return tuple(sorted(unique, key=lambda note: (place[note.site], note.status, note.reason)))
@@ -158,6 +191,15 @@ def _not_sampled(agreement: Agreement, before: State) -> list[Note]:
     plan = agreement.plan
     if plan.sampled == len(plan.trainers) or not plan.rounds:
         return []
-    steps = plan.round(before).steps
-    trains = {SiteId(step.party) for step in steps if step.op == "train"}
+    trains = _training(agreement, before)
     return [Note(site, "not sampled") for site in plan.trainers if site not in trains]
+
+
+def _training(agreement: Agreement, before: State) -> frozenset[SiteId]:
+    steps = agreement.plan.round(before).steps
+    return frozenset(SiteId(step.party) for step in steps if step.op == "train")
+
+
+def _lost(site: SiteId, seen: Mapping[PartyId, str]) -> str:
+    known = seen.get(PartyId(site))
+    return f"{LOST}; {known}" if known else LOST

@@ -146,6 +146,8 @@ def _consensus(at: Standpoint, progress: Progress) -> Combined:
 def _tally(at: Standpoint, progress: Progress) -> Combined:
     if not progress.count:
         return Void("no site evaluated", progress.said()), None
+    trains = frozenset(SiteId(step.party) for step in at.plan.steps if step.op == "train")
+    progress.note_absent(at.plan, but=trains)  # of them, their training tells
     statistics = {}
     for place, value in sorted(progress.gathered.items()):
         assert isinstance(value, Plain)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from cohortium.errors import RefusedError
@@ -43,15 +44,73 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """A step's deadline has passed."""
+    """A step's deadline has passed.
+
+    Attributes:
+        round, attempt, step: whose.
+        at: seconds on the engine's clock.
+        seen: what is known of parties, such as "not heard from since 12:03 UTC"; it completes the
+            reason for which their sites are absent.
+    """
 
     round: int
     attempt: int
     step: str
     at: float
+    seen: Mapping[PartyId, str] = field(default_factory=dict)
 
 
-Event = Arrived | Done | TimedOut
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The coordinator excludes a party, or has revoked it: nobody waits for it any more."""
+
+    party: PartyId
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A party that was away takes part again from the next round."""
+
+    party: PartyId
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The deadlines of the round in progress move by so many seconds."""
+
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The closing party does not close the round in progress."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """It may close it."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The closing party ends the run at once."""
+
+    reason: str
+    at: float
+
+
+Control = Away | Back | Extended | Paused | Resumed | Stopped
+"""What a coordinator or a researcher orders. A host gives each control once, in their order."""
+
+Event = Arrived | Done | TimedOut | Control
 
 
 @dataclass(frozen=True, slots=True)

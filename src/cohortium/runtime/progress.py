@@ -9,7 +9,7 @@ from cohortium.aggregation.rule import Fold
 from cohortium.governance.gate import Outbound, Plain, Reduced, Void
 from cohortium.plan.plan import Note
 from cohortium.plan.step import RoundPlan, Step
-from cohortium.types import Params, SiteId, Statistics
+from cohortium.types import Params, PartyId, SiteId, Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Progress:
         roster: sites whose records are in it.
         notes: participation lines.
         voids: by place, why what came is void.
+        due: when its deadline passes, on the engine's clock; None until it counts.
+        seen: what was known of parties when it passed.
     """
 
     step: Step
@@ -56,6 +58,8 @@ class Progress:
     roster: list[SiteId] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     voids: dict[int, str] = field(default_factory=dict)
+    due: float | None = None
+    seen: Mapping[PartyId, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, step: Step) -> Progress:
@@ -101,12 +105,14 @@ class Progress:
         self.inputs.clear()
         self.gathered.clear()
 
-    def note_absent(self, plan: RoundPlan) -> None:
-        """Name the sites from whose sources nothing came."""
-        named = {note.site for note in self.notes}
+    def note_absent(self, plan: RoundPlan, but: frozenset[SiteId] = frozenset()) -> None:
+        """Name the sites from whose sources nothing came, `but` those."""
+        named = but.union(note.site for note in self.notes)
         for source in self.step.gathers:
             if source in self.waiting:
                 reason = f"nothing came of {source!r} in {self.step.deadline:g} s"
+                if plan[source].party in self.seen:
+                    reason = f"{reason}; {self.seen[plan[source].party]}"
                 absent = [site for site in plan[source].covers if site not in named]
                 self.notes += [Note(site, "absent", reason) for site in absent]
 

@@ -1,38 +1,60 @@
 """A fault injector: the same actors, with messages that are late, doubled and out of order, sites
-that do not answer or lie, and parties that die at any moment and come back.
+that do not answer or lie, parties that die at any moment and come back, and orders in between.
 
-    faults = Faults(seed=7, kills=0.2)
-    faulty.run(federation, faults)
+    faulty = Faults(seed=7, kills=0.2)
+    history = faults.run(federation, faulty)
 
 Histories are replayable: equal seeds give equal histories.
+
+A party that dies loses everything but its journal: its work, its timers, and the messages that the
+mailbox had not taken yet. The mailbox outlives everybody. Time is virtual: it passes a little with
+every step, and as far as the next deadline when nothing else is left, or when the history is late.
+
+What must hold in every history is checked while it runs (`BrokenError`): a number is given to one
+release only; a replay asks for the same timers; nobody closes a round while paused, or twice.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from cohortium.errors import RunFailedError
-from cohortium.governance.gate import Release
+from cohortium.governance.gate import Closed, Plain, Reduced, Release
+from cohortium.plan.plan import State
 from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.engine import Federation
 from cohortium.runtime.events import (
     Arrived,
+    Control,
     Effect,
     Event,
+    Paused,
     Record,
+    Resumed,
     Run,
     Send,
+    Stopped,
     TimedOut,
     Timer,
 )
-from cohortium.runtime.journal import Journaled, MemoryJournal
+from cohortium.runtime.journal import Journaled, MemoryJournal, is_behind
 from cohortium.types import PartyId, Update
 
 Moment = Literal["before journaling", "after journaling", "before sending"]
 MOMENTS: tuple[Moment, ...] = ("before journaling", "after journaling", "before sending")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Nothing goes to or from a party, from one step of a history to another."""
+
+    party: str
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -45,9 +67,16 @@ class Faults:
         duplicates: chance that a delivered message stays under way and comes again.
         kills: chance that a party dies at an event, at a random moment of it.
         kill_at: (party, its event's number) to the moment at which it dies.
+        blackouts: chance, at each step, that all parties die at once.
+        rollbacks: chance that a party that dies wakes up with an old copy of its journal.
         silent: (site, round) of steps that never report.
         tampered: site to what it makes of its update before its gate sees it.
         lies: site to what it makes of its releases after its gate, as a hostile node would.
+        cuts: who is cut off, and when.
+        late: chance, at each step, that the next deadline passes although more is under way.
+        skew: how far, in seconds, a party's clock may be off; drawn anew whenever it starts.
+        tick: most seconds that pass with a step.
+        controls: (step, order) that every party is given from that step of the history on.
     """
 
     seed: int = 0
@@ -55,143 +84,323 @@ class Faults:
     duplicates: float = 0.0
     kills: float = 0.0
     kill_at: Mapping[tuple[str, int], Moment] = field(default_factory=dict)
+    blackouts: float = 0.0
+    rollbacks: float = 0.0
     silent: frozenset[tuple[str, int]] = frozenset()
     tampered: Mapping[str, Callable[[Update], Update]] = field(default_factory=dict)
     lies: Mapping[str, Callable[[Release], list[Release]]] = field(default_factory=dict)
+    cuts: tuple[Cut, ...] = ()
+    late: float = 0.0
+    skew: float = 0.0
+    tick: float = 0.0
+    controls: tuple[tuple[int, Control], ...] = ()
 
 
 @dataclass
 class History:
-    """What came of it: the actors at the end, and how often each moment of death struck."""
+    """What came of it.
 
-    actors: dict[PartyId, Actor]
-    rounds: list[Record]
-    refused: list[Record]
-    deaths: dict[Moment, int]
-    events: dict[PartyId, int]
+    Attributes:
+        actors: as they were at the end.
+        rounds: what the closing party recorded, again after a replay.
+        refused: what anybody recorded as refused or failed.
+        deaths: how often each moment of death struck.
+        events: how many events each party was given.
+        states: the States that closed rounds, in their order.
+        timeouts: deadlines that passed while something was waited for.
+        noticed: old copies of a journal that their party noticed.
+        heard: (party, place of an order in `Faults.controls`) to the round in progress there.
+    """
+
+    actors: dict[PartyId, Actor] = field(default_factory=dict)
+    rounds: list[Record] = field(default_factory=list)
+    refused: list[Record] = field(default_factory=list)
+    deaths: dict[Moment, int] = field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
+    events: dict[PartyId, int] = field(default_factory=dict)
+    states: dict[tuple[int, int], State] = field(default_factory=dict)
+    timeouts: int = 0
+    noticed: int = 0
+    heard: dict[tuple[PartyId, int], int] = field(default_factory=dict)
 
 
-def run(federation: Federation, faults: Faults) -> History:
+class BrokenError(RunFailedError):
+    """Something that holds in every history does not."""
+
+
+def run(
+    federation: Federation, faults: Faults, *, trace: Callable[[str], None] | None = None
+) -> History:
     """Run a federation through a faulty history.
+
+    Args:
+        federation: who runs, and on what.
+        faults: what goes wrong.
+        trace: is told of every step of the history, in words.
 
     Raises:
         RunFailedError: nothing is under way and the run has not ended.
+        BrokenError: an invariant does not hold.
     """
-    return _Injector(federation, faults).run()
+    return _Injector(federation, faults, trace).run()
 
 
-Pending = tuple[Literal["upload", "message", "run", "done"], PartyId, Event | Run | Send]
+Kind = Literal["upload", "message", "control", "run", "done"]
+Pending = tuple[Kind, PartyId, Any]
+DURABLE = ("message", "control")
+"""What waits in a mailbox, and not in the memory of a party."""
+
+COPIED = 0.1
+"""Chance, at each step, that somebody copies a party's journal, where there are rollbacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A party's journal at some time, and how much of its mail it had taken in by then."""
+
+    snapshot: Snapshot
+    events: Sequence[Event]
+    mail: int
+
+
+class _Party:
+    """A party, and what the world knows of it.
+
+    Attributes:
+        offset: how far its clock is off, in seconds.
+        journaled: the party.
+        orders: controls that it has not been given, in order.
+        mail: what it has taken in from its mailbox, in order.
+        copies: of its journal.
+        left: numbers of its releases to what they were.
+        timers: (round, attempt, step) to the first time that it asked for.
+        paused: whether it was told to pause.
+    """
+
+    def __init__(self, journaled: Journaled) -> None:
+        self.offset = 0.0
+        self.journaled = journaled
+        self.orders: deque[tuple[int, Control]] = deque()
+        self.mail: list[tuple[Kind, Any]] = []
+        self.copies: list[_Copy] = []
+        self.left: dict[int, Any] = {}
+        self.timers: dict[tuple[int, int, str], float] = {}
+        self.paused = False
 
 
 class _Injector:
-    """Parties whose work, timers and unsent messages die with them, around a durable mailbox."""
-
-    def __init__(self, federation: Federation, faults: Faults) -> None:
-        self.federation, self.faults = federation, faults
+    def __init__(
+        self, federation: Federation, faults: Faults, trace: Callable[[str], None] | None
+    ) -> None:
+        self.federation, self.faults, self.trace = federation, faults, trace
         self.random = random.Random(faults.seed)  # noqa: S311 - a history, not a secret
         self.pending: list[Pending] = []
         self.timers: list[tuple[float, PartyId, Timer]] = []
-        self.now = 0.0
-        self.parties: dict[PartyId, Journaled] = {}
-        self.rounds: list[Record] = []
-        self.refused: list[Record] = []
-        self.deaths: dict[Moment, int] = dict.fromkeys(MOMENTS, 0)
-        self.events: dict[PartyId, int] = {}
-        for party in federation.agreement.plan.parties:
-            self.parties[party] = self._party(party)
-            self.events[party] = 0
+        self.controls = deque(enumerate(faults.controls))
+        self.cuts = list(faults.cuts)
+        self.now, self.step = 0.0, 0
+        self.history = History()
+        self.parties = {p: _Party(self._journaled(p)) for p in federation.agreement.plan.parties}
 
     def run(self) -> History:
-        for party, journaled in self.parties.items():
-            self._carry_out(party, journaled.recover())
+        for party in self.parties:
+            self.history.events[party] = 0
+            self._start(party)
         while not self._ended():
-            if self.pending:
-                self._take()
-            elif self.timers:
-                self._time_out()
-            else:
-                raise RunFailedError("nothing is under way and the run has not ended")
-        actors = {party: journaled.actor for party, journaled in self.parties.items()}
-        return History(actors, self.rounds, self.refused, self.deaths, self.events)
+            self._next()
+        self.history.actors = {name: p.journaled.actor for name, p in self.parties.items()}
+        return self.history
 
-    def _party(self, party: PartyId) -> Journaled:
-        start = self.federation.actor(party).snapshot()
+    def _journaled(self, party: PartyId, copy: _Copy | None = None) -> Journaled:
+        start = self.federation.actor(party).snapshot() if copy is None else copy.snapshot
 
         def make(snapshot: Snapshot) -> Actor:
             return self.federation.actor(party, snapshot)
 
-        return Journaled(MemoryJournal(start), make)
+        journal = MemoryJournal(start)
+        for event in copy.events if copy is not None else ():
+            journal.append(event)
+        return Journaled(journal, make)
 
     def _ended(self) -> bool:
-        return all(j.actor.state.status != "running" for j in self.parties.values())
+        return all(p.journaled.actor.state.status != "running" for p in self.parties.values())
 
-    def _take(self) -> None:
-        at = self.random.randrange(len(self.pending)) if self.faults.shuffle else 0
+    # -- one step after another --------------------------------------------------------------------
+
+    def _next(self) -> None:
+        faults = self.faults
+        self.step += 1
+        self.now += self.random.random() * faults.tick
+        while self.controls and self.controls[0][1][0] <= self.step:
+            self._order(*self.controls.popleft())
+        if faults.rollbacks and self.random.random() < COPIED:
+            one = self.random.choice(tuple(self.parties.values()))
+            one.copies.append(_Copy(*one.journaled.journal.load(), len(one.mail)))
+        if faults.blackouts and self.random.random() < faults.blackouts:
+            self._tell("everybody", "dies")
+            for party in self.parties:
+                self._start(party)
+        elif self.timers and faults.late and self.random.random() < faults.late:
+            self._time_out()
+        elif (at := self._choose()) is not None:
+            self._take(at)
+        elif self.controls:
+            self._order(*self.controls.popleft())
+        elif self.cuts and not (self.timers and faults.late):
+            self.cuts = []
+        elif self.timers:
+            self._time_out()
+        else:
+            raise RunFailedError("nothing is under way and the run has not ended")
+
+    def _choose(self) -> int | None:
+        """Return the place of what happens next, if anything can."""
+        self.cuts = [cut for cut in self.cuts if cut.end > self.step]
+        apart = {cut.party for cut in self.cuts if cut.begin <= self.step}
+        if not apart:
+            if not self.pending:
+                return None
+            return self.random.randrange(len(self.pending)) if self.faults.shuffle else 0
+        free = [
+            at
+            for at, (kind, party, _) in enumerate(self.pending)
+            if party not in apart or kind in ("run", "done")
+        ]
+        if not free:
+            return None
+        return self.random.choice(free) if self.faults.shuffle else free[0]
+
+    def _take(self, at: int) -> None:
         kind, party, what = self.pending[at]
         again = kind == "message" and self.random.random() < self.faults.duplicates
         if not again:
             del self.pending[at]
-        match what:
-            case Run():
+        match kind:
+            case "run":
                 self._perform(party, what)
-            case Send():
+            case "upload":
                 self._deliver(party, what)
-            case _:
-                died = self._handle(party, what)
-                if died == "before journaling" and kind == "message" and not again:
-                    self.pending.append((kind, party, what))  # not acknowledged: it comes again
+            case "message":
+                if not self._give(party, (kind, what), Arrived(what, self._clock(party))):
+                    self.pending += [] if again else [(kind, party, what)]
+            case "control":
+                self._obey(party)
+            case "done":
+                self._handle(party, replace(what, at=self._clock(party)))
 
     def _deliver(self, party: PartyId, send: Send) -> None:
-        """Put a release into its readers' mailboxes, which outlive everybody."""
+        """Put a release into its readers' mailboxes."""
+        found = _identity(send)
+        if self.parties[party].left.setdefault(send.release.number, found) != found:
+            first = self.parties[party].left[send.release.number]
+            raise BrokenError(f"{party} gave number {send.release.number} to {first} and {found}")
         lie = self.faults.lies.get(party)
         for release in [send.release] if lie is None else lie(send.release):
-            event = Arrived(release, self.now)
-            self.pending += [("message", reader, event) for reader in send.to]
+            self.pending += [("message", reader, release) for reader in send.to]
+
+    def _order(self, place: int, order: tuple[int, Control]) -> None:
+        for name, party in self.parties.items():
+            party.orders.append((place, order[1]))
+            self.pending.append(("control", name, None))
+
+    def _obey(self, party: PartyId) -> None:
+        """Give a party the next order: they come once, and in their order."""
+        one = self.parties[party]
+        place, order = what = one.orders.popleft()
+        paused, one.paused = one.paused, _pauses(order, one.paused)
+        number = one.journaled.actor.state.round + 1
+        if self._give(party, ("control", what), replace(order, at=self._clock(party))):
+            self.history.heard[party, place] = number
+        else:
+            one.paused = paused
+            one.orders.appendleft(what)
+            self.pending.append(("control", party, None))
 
     def _time_out(self) -> None:
         self.timers.sort(key=lambda timer: timer[0])
-        self.now, party, timer = self.timers.pop(0)
-        self._handle(party, TimedOut(timer.round, timer.attempt, timer.step, self.now))
+        due, party, timer = self.timers.pop(0)
+        self.now = max(self.now, due)
+        at = max(self._clock(party), timer.due)
+        self.history.timeouts += _cuts_short(self.parties[party].journaled.actor, timer, at=at)
+        self._handle(party, TimedOut(timer.round, timer.attempt, timer.step, at))
 
     def _perform(self, party: PartyId, run: Run) -> None:
         if (party, run.round) in self.faults.silent:
             return
-        done = self.federation.training.perform(run, at=self.now)
+        done = self.federation.training.perform(run, at=self._clock(party))
         tamper = self.faults.tampered.get(party)
         if tamper is not None and run.step.op == "train" and done.update is not None:
             done = replace(done, update=tamper(done.update))
         self.pending.append(("done", party, done))
 
-    def _handle(self, party: PartyId, event: Event) -> Moment | None:
-        """Give an event to a party, which may die of it; return the moment at which it did."""
-        number = self.events[party] = self.events[party] + 1
-        moment = self.faults.kill_at.get((party, number))
-        if moment is None and self.random.random() < self.faults.kills:
+    # -- life and death ----------------------------------------------------------------------------
+
+    def _give(self, party: PartyId, mail: tuple[Kind, Any], event: Event) -> bool:
+        """Give a party its mail; tell whether it needs no longer be kept for it."""
+        one = self.parties[party]
+        one.mail.append(mail)
+        if not self._handle(party, event) and one.mail and one.mail[-1] is mail:
+            one.mail.pop()
+            return False
+        return True
+
+    def _handle(self, party: PartyId, event: Event) -> bool:
+        """Give an event to a party, which may die of it; tell whether it is in the journal."""
+        one, faults = self.parties[party], self.faults
+        self._tell(party, event)
+        number = self.history.events[party] = self.history.events[party] + 1
+        moment = faults.kill_at.get((party, number))
+        if moment is None and faults.kills and self.random.random() < faults.kills:
             moment = self.random.choice(MOMENTS)
-        journaled = self.parties[party]
         if moment is None:
-            self._carry_out(party, journaled.handle(event, self._unsent(party)))
-            return None
-        self.deaths[moment] += 1
+            self._carry_out(party, one.journaled.handle(event, self._unsent(party)))
+            return True
+        self.history.deaths[moment] += 1
+        self._tell(party, f"dies {moment}")
         if moment == "after journaling":
-            journaled.journal.append(event)
+            one.journaled.journal.append(event)
         elif moment == "before sending":
-            journaled.handle(event, self._unsent(party))
-        self._forget(party)
-        self._carry_out(party, journaled.recover())
-        return moment
+            one.journaled.handle(event, self._unsent(party))
+        self._start(party)
+        return moment != "before journaling"
 
     def _unsent(self, party: PartyId) -> list[Send]:
-        return [what for _, by, what in self.pending if by == party and isinstance(what, Send)]
+        return [what for kind, by, what in self.pending if kind == "upload" and by == party]
 
-    def _forget(self, party: PartyId) -> None:
-        """Drop what a party had in memory only."""
-        self.pending = [
-            entry for entry in self.pending if entry[1] != party or entry[0] == "message"
-        ]
+    def _start(self, party: PartyId) -> None:
+        """Start a party from its journal, new or left by a death."""
+        one = self.parties[party]
+        self.pending = [e for e in self.pending if e[1] != party or e[0] in DURABLE]
         self.timers = [timer for timer in self.timers if timer[1] != party]
+        one.offset = self.random.uniform(-self.faults.skew, self.faults.skew)
+        effects = None
+        if one.copies and self.random.random() < self.faults.rollbacks:
+            effects = self._roll_back(party, self.random.choice(one.copies))
+        self._carry_out(party, one.journaled.recover() if effects is None else effects)
 
-    def _carry_out(self, party: PartyId, effects: list[Effect]) -> None:
+    def _roll_back(self, party: PartyId, copy: _Copy) -> list[Effect] | None:
+        """Wake a party with an old journal; it goes on only if nothing has left since.
+
+        The mailbox gives it its mail of that time again. Otherwise the true journal is put back.
+        """
+        one = self.parties[party]
+        old = self._journaled(party, copy)
+        effects = old.recover()
+        if is_behind(old.actor.gate.released, one.left):
+            self.history.noticed += 1
+            return None
+        self._tell(party, "wakes from an old copy of its journal")
+        one.journaled = old
+        since, one.mail = one.mail[copy.mail :], one.mail[: copy.mail]
+        self.pending += [("message", party, what) for kind, what in since if kind == "message"]
+        orders = [what for kind, what in since if kind == "control"]
+        self.pending += [("control", party, None)] * len(orders)
+        one.orders.extendleft(reversed(orders))
+        one.paused = old.actor.paused
+        one.timers.clear()
+        one.copies = [c for c in one.copies if c.mail <= copy.mail]
+        return effects
+
+    def _carry_out(self, party: PartyId, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Run():
@@ -199,6 +408,75 @@ class _Injector:
                 case Send():
                     self.pending.append(("upload", party, effect))
                 case Timer():
-                    self.timers.append((effect.due, party, effect))
+                    self._set(party, effect)
+                case Record(kind="round"):
+                    self._closed(party, effect)
                 case Record():
-                    (self.rounds if effect.kind == "round" else self.refused).append(effect)
+                    self.history.refused.append(effect)
+
+    def _set(self, party: PartyId, timer: Timer) -> None:
+        one = self.parties[party]
+        first = one.timers.setdefault((timer.round, timer.attempt, timer.step), timer.due)
+        if timer.due < first:
+            raise BrokenError(f"{party} moved {timer.step} from {first} s forward to {timer.due} s")
+        self.timers.append((timer.due - one.offset, party, timer))
+
+    def _closed(self, party: PartyId, record: Record) -> None:
+        state = record.state
+        assert state is not None
+        key = (state.round, state.attempt)
+        if key not in self.history.states and self.parties[party].paused:
+            raise BrokenError(f"{party} closed round {state.round} while it was paused")
+        if self.history.states.setdefault(key, state).digest != state.digest:
+            raise BrokenError(f"{party} closed {key} in two ways")
+        self.history.rounds.append(record)
+
+    def _clock(self, party: PartyId) -> float:
+        return self.now + self.parties[party].offset
+
+    def _tell(self, party: str, what: Any) -> None:
+        if self.trace is not None:
+            self.trace(f"{self.step:5} {self.now:9.1f} s  {party}: {_words(what)}")
+
+
+def _cuts_short(actor: Actor, timer: Timer, *, at: float) -> bool:
+    """Tell whether a deadline passes while its step still waits for something."""
+    if actor.state.status != "running" or (timer.round, timer.attempt) != actor._key:
+        return False
+    progress = actor._progress[timer.step]
+    due = progress.due is not None and at >= progress.due
+    return due and bool(progress.waiting) and not progress.settled
+
+
+def _pauses(order: Control, paused: bool) -> bool:
+    return isinstance(order, Paused) or (paused and not isinstance(order, Resumed | Stopped))
+
+
+def _identity(send: Send) -> tuple[Any, ...]:
+    """Return all that a release is."""
+    release = send.release
+    payload: Any = release.payload
+    match release.payload:
+        case Plain(admitted, roster, notes):
+            update = admitted.update
+            digest = None if update.params is None else update.params.digest
+            sums = tuple((k, v.tobytes()) for k, v in update.statistics.items())
+            payload = (digest, update.weight, sums, roster, notes)
+        case Reduced(params, weight, roster, notes, score):
+            payload = (params.digest, weight, roster, notes, score)
+        case Closed(state):
+            payload = state.digest
+    return release.round, release.attempt, release.step, send.to, payload
+
+
+def _words(what: Any) -> str:
+    match what:
+        case Arrived(release):
+            kind = type(release.payload).__name__
+            key = f"{release.round}.{release.attempt}"
+            return f"{kind} {release.step} of {release.sender} in {key}, number {release.number}"
+        case str():
+            return what
+        case _:
+            text = repr(what)
+            return text if len(text) < 120 else f"{text[:117]}..."
