@@ -19,9 +19,7 @@ from cohortium.types import Params, PartyId
 ARM = "federated"
 
 
-def result_of(
-    run: HostedRun, logs: Sequence[RoundLog], models: Mapping[PartyId, Params]
-) -> Result:
+def result_of(run: HostedRun, logs: Sequence[RoundLog], models: Mapping[PartyId, Params]) -> Result:
     """Return what a run gave.
 
     Args:

@@ -1,0 +1,142 @@
+"""A researcher's mail: what came is kept on this machine first, and acknowledged then.
+
+Several commands may read it at once: each keeps what it gets, and keeping twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from cohortium.errors import RefusedError
+from cohortium.host.run import HostedRun
+from cohortium.identity import Certificate, Document
+from cohortium.plan.plan import State
+from cohortium.researcher.profile import Place, Profile
+from cohortium.researcher.runs import ROSTER, RunCopy, save_roster
+from cohortium.researcher.studies import Study, bundle_of, one
+from cohortium.runtime.engine import RoundLog
+from cohortium.transport.client import HubClient
+from cohortium.transport.envelope import Frame, open_frame
+
+POLL = 50.0
+"""Seconds for which the hub may keep a question open."""
+
+LAST = 10.0
+"""Seconds that the last words of a run may take once it was stopped or has failed."""
+
+
+class Inbox:
+    """The mailbox, and what is kept of it here.
+
+    Args:
+        profile: the researcher's folder.
+        client: the way to the hub.
+
+    Attributes:
+        refused: what came and was not believed, in sentences.
+    """
+
+    def __init__(self, profile: Profile, client: HubClient) -> None:
+        self._profile, self._client, self._identity = profile, client, profile.identity
+        self._root = profile.trust.root
+        self._copies: dict[str, RunCopy] = {}
+        self.refused: list[str] = []
+
+    def copy(self, run: str) -> RunCopy:
+        """Return what is kept here of a run, which may be nothing yet.
+
+        Raises:
+            RefusedError: its roster is not the hub's, or not of the study that was submitted.
+        """
+        if run not in self._copies:
+            folder = self._profile.folder / "runs" / run
+            if not (folder / ROSTER).exists():
+                said = self._client.call("GET", f"/v1/runs/{run}")
+                save_roster(folder, Document.from_json(said["roster"]))
+            document = Document.from_json(json.loads((folder / ROSTER).read_text("utf-8")))
+            study = one(self._client, str(document.body["study"]))
+            bundle = bundle_of(self._profile, self._client, study)
+            hosted = HostedRun.of(document, bundle, hub=self._root)
+            if hosted.id != run:
+                raise RefusedError(f"the roster of {run} is that of {hosted.id}")
+            self._copies[run] = RunCopy(folder, hosted)
+        return self._copies[run]
+
+    def fetch(self, wait: float) -> list[Mapping[str, Any]]:
+        """Keep what has come, waiting for it up to some seconds; return the notices among it."""
+        place = self._profile.place
+        question = {"instance": place.instance, "after": place.after, "wait": wait, "receipts": []}
+        said = self._client.call("POST", "/v1/inbox", question, wait=wait)
+        if said["generation"] != place.generation:
+            fresh = not place.generation
+            place = replace(place, generation=str(said["generation"]), after=0)
+            self._save(place)
+            if not fresh:  # what was asked for was a number of another mailbox
+                return self.fetch(0.0)
+        notices = []
+        for message in said["messages"]:
+            if message["kind"] == "frame":
+                self._keep(message["frame"])
+            else:
+                notices.append(message["notice"])
+            place = replace(place, after=max(place.after, int(message["seq"])))
+        self._save(place)
+        return notices
+
+    def _keep(self, value: object) -> None:
+        """Keep what a frame holds, if it is what it should be; else say why not."""
+        try:
+            frame = Frame.from_json(value)
+            copy = self.copy(frame.run)
+            root = copy.check(frame)
+            sender = self._certificate(frame)
+            sender.check(root)
+            blob = bytearray(frame.payload_size if frame.blob else 0)
+            if frame.blob:
+                self._client.download(frame.blob, frame.payload_size, blob)
+            copy.keep(frame, open_frame(frame, blob, identity=self._identity, sender=sender))
+        except RefusedError as error:
+            self.refused.append(f"a message was not believed: {error}")
+
+    def _certificate(self, frame: Frame) -> Certificate:
+        path = f"/v1/certificates/{frame.host}?serial={frame.serial}&run={frame.run}"
+        return Certificate.from_json(self._client.call("GET", path))
+
+    def _save(self, place: Place) -> None:
+        self._profile.save("inbox.json", asdict(place))
+
+
+def follow(inbox: Inbox, client: HubClient, study: Study) -> Iterator[RoundLog | Study]:
+    """Yield the rounds of a study's run as they close, and the study whenever it changes.
+
+    It ends when the run has, with all its models kept here. It polls nothing: the hub answers when
+    there is something.
+
+    Raises:
+        RefusedError: the run's closing party broke the rules that all had agreed on.
+    """
+    copy, state, last_words = inbox.copy(study.run), None, False
+    while True:
+        for log in copy.logs(state):
+            state = log.state
+            yield log
+        if _is_complete(copy, state) or last_words:
+            return
+        last_words = study.has_ended and study.status != "finished"
+        notices = inbox.fetch(LAST if last_words else POLL)
+        if any(_concerns(notice, study) for notice in notices):
+            now = one(client, study.digest)
+            if (now.status, now.reason, now.run) != (study.status, study.reason, study.run):
+                yield now
+            study = now
+
+
+def _is_complete(copy: RunCopy, state: State | None) -> bool:
+    return state is not None and state.status != "running" and copy.has_models(state)
+
+
+def _concerns(notice: Mapping[str, Any], study: Study) -> bool:
+    return notice.get("digest") == study.digest or notice.get("run") == study.run
