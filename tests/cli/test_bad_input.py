@@ -435,7 +435,7 @@ DATA = {
     ),
     "no file at all": Case(
         "data",
-        "no CSV file",
+        "no records",
         "one <site>.csv per site",
         "Check --data DIR",
         data=dict.fromkeys(hospitals()),

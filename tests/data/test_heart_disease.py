@@ -14,7 +14,6 @@ from cohortium.data.download import ORIGINS
 from cohortium.data.heart_disease import COLUMNS, HOSPITALS, HeartDisease, file_name
 from cohortium.data.prepare import Prepared, pool, prepare
 from cohortium.data.schema import Feature, Schema, Split
-from cohortium.data.sources import open_dataset
 from cohortium.errors import DataError
 
 NUMBERS = ("age", "sex", "trestbps", "chol", "fbs", "thalach", "exang", "oldpeak")
@@ -41,7 +40,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def hospitals(folder: Path) -> dict[str, Prepared]:
-    tables = open_dataset("heart-disease", folder)
+    tables = HeartDisease().sites(folder)
     return {
         site: prepare(table, schema=SCHEMA, task_kind="binary-classification", seed=0, site=site)
         for site, table in tables.items()

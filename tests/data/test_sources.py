@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from cohortium.data.csv_folder import CsvFolder
+from cohortium.data.local import Records
 from cohortium.data.sources import SOURCES, data_folder, open_dataset
 from cohortium.data.table import Table
 from cohortium.errors import DataError
@@ -26,7 +27,7 @@ def folder_of(folder: Path, *names: str) -> Path:
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_every_source_returns_tables_or_says_what_to_do(name: str) -> None:
-    sites: dict[str, Table] = {}
+    sites: Mapping[str, Records] = {}
     said = ""
     try:
         sites = open_dataset(name)
@@ -34,14 +35,6 @@ def test_every_source_returns_tables_or_says_what_to_do(name: str) -> None:
         said = str(error)
     assert sites or (f"cohortium data get {name}" in said and "--data DIR" in said)
     assert all(isinstance(table, Table) and len(table) for table in sites.values())
-
-
-def test_any_other_name_is_a_folder_of_csv_files(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "mine", "b.csv", "a.CSV", "notes.txt", ".hidden.csv")
-    (folder / "sub.csv").mkdir()
-    sites = open_dataset("mine", folder)
-    assert list(sites) == ["a", "b"]
-    assert sites["a"].column("age").numbers().tolist() == [41, 52]
 
 
 def test_the_users_data_folder_is_next(tmp_path: Path) -> None:
@@ -80,17 +73,3 @@ def test_what_is_not_there_is_refused(name: str, said: str) -> None:
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got no such folder"):
         open_dataset("mine", tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["a.txt"], "got no CSV file; expected one <site>.csv per site"),
-        (["a.csv", "a.CSV"], "got two files of one site"),
-        (["-a.csv"], "got the site name '-a'"),
-    ],
-)
-def test_a_folder_without_sites_is_refused(tmp_path: Path, names: list[str], said: str) -> None:
-    with pytest.raises(DataError) as caught:
-        CsvFolder().sites(folder_of(tmp_path / "mine", *names))
-    assert said in str(caught.value)

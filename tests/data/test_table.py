@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cohortium.data import table as module
-from cohortium.data.table import Column, Table, read_csv
+from cohortium.data.table import Column, Table, read_csv, write_csv
 from cohortium.errors import DataError
 
 
@@ -119,3 +123,43 @@ def test_a_home_folder_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError) as caught:
         read_csv(tmp_path / "secret-project" / "a.csv")
     assert str(caught.value).startswith("~/secret-project/a.csv")
+
+
+CELL = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\r\t,\"'"), max_size=6
+).map(str.strip)
+NUMBERS: dict[str, st.SearchStrategy[Any]] = {
+    "int64": st.integers(-(2**60), 2**60),
+    "float64": st.floats(allow_infinity=False),
+    "float32": st.floats(width=32, allow_infinity=False),
+    "bool": st.booleans(),
+}
+
+
+@given(st.data(), st.integers(1, 5))
+def test_what_is_written_reads_as_the_same_values(data: st.DataObject, rows: int) -> None:
+    text = data.draw(st.lists(CELL, min_size=rows, max_size=rows))
+    dtype = data.draw(st.sampled_from(sorted(NUMBERS)))
+    numbers = data.draw(st.lists(NUMBERS[dtype], min_size=rows, max_size=rows))
+    columns = {"one, two": np.array(text, object), "x": np.array(numbers, dtype)}
+    table = Table.of(columns, where="")
+    with TemporaryDirectory() as folder:
+        write_csv(table, Path(folder) / "a.csv")
+        again = read_csv(Path(folder) / "a.csv")
+    assert list(again.columns) == list(columns)
+    assert again.columns["one, two"].tolist() == text
+    assert np.array_equal(again.column("x").numbers(), table.column("x").numbers(), equal_nan=True)
+    assert np.array_equal(again.column("one, two").missing(), table.column("one, two").missing())
+
+
+def test_missing_values_stay_missing(tmp_path: Path) -> None:
+    table = Table.of({"a": np.array([1.5, np.nan]), "b": np.array([None, "?"])}, where="")
+    write_csv(table, tmp_path / "a.csv")
+    again = read_csv(tmp_path / "a.csv")
+    assert [again.column(name).missing().tolist() for name in "ab"] == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("name", ["", " age", "age\n"])
+def test_a_name_that_would_not_be_read_back_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be written"):
+        write_csv(Table.of({name: np.zeros(1)}, where=""), tmp_path / "a.csv")

@@ -129,6 +129,7 @@ FIXED = {
     "privacy.unit": "one value so far",
     "privacy.secure_sum": "one value so far",
     "privacy.mechanism": "one value so far",
+    "data.shape": "goes without features",
     "compare.central.steps": "goes without epochs",
     "compare.central.optimizer.kind": "the kind goes with its settings",
 }

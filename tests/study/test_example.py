@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from cohortium.data.sources import open_dataset
+from cohortium.data.table import Table
 from cohortium.study.example import demo, template
 from cohortium.study.study import Study
 
@@ -63,6 +64,7 @@ def test_the_features_and_the_target_are_columns_of_the_dataset(study: Study) ->
     sites = open_dataset(dataset)
     assert len(sites) == 10
     for table in sites.values():
+        assert isinstance(table, Table)
         columns = set(table.columns)
         assert {feature.name for feature in study.data.features} <= columns
         assert study.data.target in columns

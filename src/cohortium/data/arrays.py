@@ -1,12 +1,13 @@
-"""Own arrays from Python as sites' records: numpy, torch or lists; whole or already split.
+"""Arrays as sites' records: from Python (numpy, torch or lists; whole or split), or from files.
 
 Legend: N rows, F inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ from cohortium.data.names import SITE_NAME, SITE_NAME_RULE
 from cohortium.data.prepare import Prepared, finish, split_part
 from cohortium.data.schema import Schema
 from cohortium.data.table import Column
-from cohortium.errors import ArgumentError, Problem
+from cohortium.errors import ArgumentError, DataError, InvalidInputError, Problem
 from cohortium.records import Part, SiteData
 from cohortium.types import Array
 
 PARTS = ("train", "validation", "test")
+Refuse = Callable[[str, str, str], InvalidInputError]
+"""From what was got, what was expected and what to do to the error to raise."""
+
 FORMS = "(x, y), an object with .x and .y, SiteData, or a dict of parts with 'train'"
 
 
@@ -67,11 +71,82 @@ def from_arrays(
         )
     reader = _Reader(schema, task_kind, class_count(task_kind, classes))
     raw = {_site_name(name): reader.site(value, name, seed) for name, value in sites.items()}
-    _check_shapes(raw)
+    check_shapes(raw, lambda site, part: partial(_error, f"sites[{site!r}], {part}"))
     return {
         name: finish(data, schema=schema, classes=reader.classes, site=name)
         for name, data in raw.items()
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """One site's records as they lie in its files, where these are no table.
+
+    Attributes:
+        x: shape (N, ...), numbers.
+        target: N targets.
+        where: the file or folder, for messages.
+    """
+
+    x: Array
+    target: Column
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def prepare_arrays(
+    arrays: Arrays,
+    *,
+    schema: Schema,
+    task_kind: str,
+    classes: int | None = None,
+    seed: int,
+    site: str,
+) -> Prepared:
+    """Make a site's arrays ready for training: to the bit what `from_arrays` makes of them.
+
+    Args:
+        arrays: the site's records.
+        schema: the study's `[data]` section.
+        task_kind: "binary-classification", "multiclass-classification" or "regression".
+        classes: number of classes of a multiclass task.
+        seed: the study's seed; the split's own seed wins.
+        site: the site's name.
+
+    Raises:
+        DataError: targets or inputs that do not fit the task and the schema, or too few rows.
+    """
+
+    def refuse(got: str, expected: str, advice: str = "") -> DataError:
+        return DataError(Problem(arrays.where, "", got, expected, advice))
+
+    if schema.cohort:
+        raise refuse("a data.cohort filter", "none", "Select the rows before adding the dataset.")
+    reader = _Reader(schema, task_kind, class_count(task_kind, classes))
+    x = _inputs(arrays.x, schema, where=arrays.where, refuse=refuse)
+    whole = Part(x, reader.targets(arrays.target))
+    raw = split_part(whole, schema=schema, task_kind=task_kind, seed=seed, site=site)
+    return finish(raw, schema=schema, classes=reader.classes, site=site)
+
+
+def check_shapes(sites: Mapping[str, SiteData], refuse: Callable[[str, str], Refuse]) -> None:
+    """Refuse inputs that differ in shape, across sites and parts.
+
+    Args:
+        sites: each site's records.
+        refuse: from a site and a part to what makes the error.
+    """
+    first, expected = next((name, data.train.x.shape[1:]) for name, data in sites.items())
+    for name, data in sites.items():
+        for part in PARTS:
+            if (shape := getattr(data, part).x.shape[1:]) != expected:
+                raise refuse(name, part)(
+                    f"inputs of shape (N, {_dims(shape)})",
+                    f"(N, {_dims(expected)}), as site {first!r} has them",
+                    "Give every site the same inputs.",
+                )
 
 
 @dataclass(frozen=True)
@@ -117,41 +192,48 @@ class _Reader:
             raise _error(f"{key}.y", f"shape {y.shape}", "shape (N,), one number for each row")
         if not len(x) and not may_be_empty:
             raise _error(key, "no rows", "at least one row", "Leave the site out.")
-        return Part(self._inputs(x, f"{key}.x"), self._targets(y, f"{key}.y"))
+        inputs = _inputs(x, self.schema, where=f"{key}.x", refuse=partial(_error, f"{key}.x"))
+        return Part(inputs, self.targets(Column("y", y, np.arange(len(y)), f"{key}.y")))
 
-    def _inputs(self, x: Array, key: str) -> NDArray[np.float32]:
-        if x.ndim < 2 or x.dtype.kind not in "biuf":
-            expected = "numbers of shape (N, F) or (N, ...)"
-            raise _error(key, f"{x.dtype.name} of shape {x.shape}", expected)
-        if x.ndim > 2 and self.schema.normalize == "site":
-            expected = 'shape (N, F) under data.normalize = "site"'
-            advice = 'Scale the arrays yourself and set normalize to "none".'
-            raise _error(key, f"shape {x.shape}", expected, advice)
-        with np.errstate(over="ignore"):
-            single = np.ascontiguousarray(x, np.float32)
-        if not (finite := np.isfinite(single)).all():
-            row = int((~finite).reshape(len(x), -1).any(axis=1).argmax())
-            raise _error(key, f"NaN or infinity in row {row}", "finite numbers (float32)")
-        self._check_features(single, key)
-        return single
-
-    def _check_features(self, x: NDArray[np.float32], key: str) -> None:
-        if not self.schema.features:
-            return
-        if x.shape[1:] != (width := len(self.schema.inputs),):
-            expected = f"shape (N, {width}), the inputs of data.features: "
-            raise _error(key, f"shape {x.shape}", expected + ", ".join(self.schema.inputs))
-        inputs = ((feature, name) for feature in self.schema.features for name in feature.inputs)
-        for (feature, name), values in zip(inputs, x.T, strict=True):
-            column = Column(name, values, np.arange(len(values)), key)
-            in_range(column, values, feature)
-
-    def _targets(self, y: Array, key: str) -> Array:
-        column = Column("y", y, np.arange(len(y)), key)
+    def targets(self, column: Column) -> Array:
+        """Return the targets as the task reads them, shape (N,)."""
         column.refuse(column.missing(), expected="a target in every row")
         return encode_target(
             column, task_kind=self.task_kind, classes=self.classes, positive=self.schema.positive
         )
+
+
+def _inputs(x: Array, schema: Schema, *, where: str, refuse: Refuse) -> NDArray[np.float32]:
+    """Return inputs as float32, shape (N, F) or (N, ...), once they fit the schema."""
+    if x.ndim < 2 or x.dtype.kind not in "biuf":
+        expected = "numbers of shape (N, F) or (N, ...)"
+        raise refuse(f"{x.dtype.name} of shape {x.shape}", expected, "")
+    if x.ndim > 2 and schema.normalize == "site":
+        expected = 'shape (N, F) under data.normalize = "site"'
+        advice = 'Scale the arrays yourself and set normalize to "none".'
+        raise refuse(f"shape {x.shape}", expected, advice)
+    if schema.shape is not None and x.shape[1:] != schema.shape:
+        expected = f"(N, {_dims(schema.shape)}), as data.shape says"
+        raise refuse(f"inputs of shape (N, {_dims(x.shape[1:])})", expected, "")
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(x, np.float32)
+    if not (finite := np.isfinite(single)).all():
+        row = int((~finite).reshape(len(x), -1).any(axis=1).argmax())
+        raise refuse(f"NaN or infinity in row {row}", "finite numbers (float32)", "")
+    _check_features(single, schema, where=where, refuse=refuse)
+    return single
+
+
+def _check_features(x: NDArray[np.float32], schema: Schema, *, where: str, refuse: Refuse) -> None:
+    if not schema.features:
+        return
+    if x.shape[1:] != (width := len(schema.inputs),):
+        expected = f"shape (N, {width}), the inputs of data.features: "
+        raise refuse(f"shape {x.shape}", expected + ", ".join(schema.inputs), "")
+    inputs = ((feature, name) for feature in schema.features for name in feature.inputs)
+    for (feature, name), values in zip(inputs, x.T, strict=True):
+        column = Column(name, values, np.arange(len(values)), where)
+        in_range(column, values, feature)
 
 
 def _pair(value: Any, key: str) -> tuple[Any, Any]:
@@ -180,20 +262,6 @@ def _site_name(name: object) -> str:
     if isinstance(name, str) and SITE_NAME.fullmatch(name):
         return name
     raise _error("sites", f"the site name {name!r}", SITE_NAME_RULE, "Rename the site.")
-
-
-def _check_shapes(sites: Mapping[str, SiteData]) -> None:
-    """Refuse inputs that differ in shape, across sites and parts."""
-    first, expected = next((name, data.train.x.shape[1:]) for name, data in sites.items())
-    for name, data in sites.items():
-        for part in PARTS:
-            if (shape := getattr(data, part).x.shape[1:]) != expected:
-                raise _error(
-                    f"sites[{name!r}], {part}",
-                    f"inputs of shape (N, {_dims(shape)})",
-                    f"(N, {_dims(expected)}), as site {first!r} has them",
-                    "Give every site the same inputs.",
-                )
 
 
 def _dims(shape: tuple[int, ...]) -> str:

@@ -13,19 +13,21 @@ Nothing here depends on a study's seed: the hospitals are always the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import floor
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.data.csv_folder import CsvFolder
-from cohortium.data.extra import needs_scikit_learn
+from cohortium.data.extra import needs
+from cohortium.data.local import Records
 from cohortium.data.schema import Feature
+from cohortium.data.site_folder import SiteFolder
 from cohortium.data.table import Table
 
-with needs_scikit_learn("for the embedded patients"):
+with needs("scikit-learn", "for the embedded patients", extra="demo"):
     from sklearn.datasets import load_breast_cancer
 
 SHARES = (511, 382, 47, 35, 35, 34, 33, 30, 22, 15)
@@ -53,10 +55,16 @@ FEATURES = tuple(f"{what}_{name}" for what in ("mean", "error", "worst") for nam
 class BreastCancer:
     """Ten hospitals of simulated unequal size; columns are `FEATURES` and `malignant` (0 or 1)."""
 
-    def sites(self, folder: Path | None) -> dict[str, Table]:
-        """Return the ten hospitals' records; of a folder, the `<site>.csv` files in it instead."""
+    @overload
+    def sites(self, folder: None) -> dict[str, Table]: ...
+
+    @overload
+    def sites(self, folder: Path | None) -> Mapping[str, Records]: ...
+
+    def sites(self, folder: Path | None) -> Mapping[str, Records]:
+        """Return the ten hospitals' records; of a folder, those of the sites in it instead."""
         if folder is not None:
-            return CsvFolder().sites(folder)
+            return SiteFolder().sites(folder)
         x, benign = load_breast_cancer(return_X_y=True)
         y = 1 - benign
         draw = np.random.RandomState(

@@ -9,11 +9,13 @@ from cohortium.errors import DataError, Problem
 
 
 @contextmanager
-def needs_scikit_learn(purpose: str, *, instead: str = "") -> Iterator[None]:
-    """Turn a failed import of scikit-learn into a `DataError` that says what to install.
+def needs(package: str, purpose: str, *, extra: str, instead: str = "") -> Iterator[None]:
+    """Turn a failed import of a package into a `DataError` that says what to install.
 
     Args:
+        package: its name, such as "scikit-learn".
         purpose: what it is needed for, such as "to split rows".
+        extra: which extra of Cohortium brings it.
         instead: another way out, such as "or set data.split.test = 0".
     """
     try:
@@ -22,8 +24,8 @@ def needs_scikit_learn(purpose: str, *, instead: str = "") -> Iterator[None]:
         problem = Problem(
             "<python>",
             "",
-            "no scikit-learn in this environment",
-            f"scikit-learn {purpose}",
-            " ".join(filter(None, ['Run pip install "cohortium[demo]"', instead])) + ".",
+            f"no {package} in this environment",
+            f"{package} {purpose}",
+            " ".join(filter(None, [f'Run pip install "cohortium[{extra}]"', instead])) + ".",
         )
         raise DataError(problem) from error

@@ -151,7 +151,8 @@ class Schema:
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
             description="A registered dataset, or any name: then `--data DIR` holds one "
-            "`<site>.csv` per site. Not needed for arrays that Python hands over.",
+            "`<site>.csv`, `<site>.parquet`, `<site>.npz` or folder of images per site. Not needed "
+            "for arrays that Python hands over.",
         ),
     ] = None
     target: Annotated[
@@ -177,10 +178,21 @@ class Schema:
         tuple[Feature, ...],
         Field(
             strict=False,
-            description="The model's inputs, in this order. May be empty only for arrays that "
-            "Python hands over.",
+            description="The model's inputs, in this order. May be empty only for images and "
+            "arrays.",
         ),
     ] = ()
+    shape: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...] | None,
+        Field(
+            strict=False,
+            min_length=1,
+            max_length=8,
+            description="The shape of one record that is an image or an array, such as "
+            "`[3, 224, 224]`: channels, height, width. Images are numbers from 0 to 1, of one size "
+            'at all sites, and need `normalize = "none"`.',
+        ),
+    ] = None
     cohort: Annotated[
         tuple[Condition, ...],
         Field(strict=False, description="Which patients are in: every condition must hold."),
@@ -190,6 +202,7 @@ class Schema:
     def __post_init__(self) -> None:
         self._check_features()
         self._check_target()
+        self._check_shape()
         if self.normalize == "range":
             self._check_ranges()
 
@@ -217,6 +230,19 @@ class Schema:
             )
         if isinstance(self.positive, tuple):
             _check_levels(self.positive, "positive")
+
+    def _check_shape(self) -> None:
+        if self.shape is None:
+            return
+        if self.features:
+            raise ValueError(
+                "features and a shape are both given; a table has features, images a shape"
+            )
+        if len(self.shape) > 1 and self.normalize != "none":
+            raise ValueError(
+                f'normalize = "{self.normalize}" is for columns of a table; for images, and arrays '
+                'of this shape, write normalize = "none"'
+            )
 
     def _check_ranges(self) -> None:
         if not self.features:

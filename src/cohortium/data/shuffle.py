@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cohortium.data.extra import needs_scikit_learn
+from cohortium.data.extra import needs
 from cohortium.types import Array
 
 Rows = NDArray[np.int64]
 
-with needs_scikit_learn("to split rows", instead="or set data.split.test = 0"):
+with needs("scikit-learn", "to split rows", extra="demo", instead="or set data.split.test = 0"):
     from sklearn.model_selection import train_test_split
 
 

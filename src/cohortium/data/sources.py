@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 import platformdirs
 
-from cohortium.data.csv_folder import CsvFolder
-from cohortium.data.table import Table, shown
+from cohortium.data.local import Records
+from cohortium.data.site_folder import SiteFolder
+from cohortium.data.table import shown
 from cohortium.errors import DataError, Problem
 from cohortium.registry import Registry
 
@@ -32,7 +34,7 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Source(Protocol):
     """A dataset that knows its own files."""
 
-    def sites(self, folder: Path | None) -> dict[str, Table]:
+    def sites(self, folder: Path | None) -> Mapping[str, Records]:
         """Return every site's records, in roster order.
 
         Args:
@@ -45,11 +47,12 @@ class Source(Protocol):
 
 def open_dataset(
     name: str, folder: Path | None = None, *, where: str = "study"
-) -> dict[str, Table]:
+) -> Mapping[str, Records]:
     """Return the records of a dataset, site by site.
 
     Args:
-        name: a registered dataset, or any name: then the folder holds one `<site>.csv` per site.
+        name: a registered dataset, or any name: then the folder holds one `<site>.csv`,
+            `<site>.parquet`, `<site>.npz` or folder of images per site.
         folder: where its files lie. By default the folder of that name in `data_folder()`, where
             there is one; else what the dataset itself brings.
         where: what messages call the study.
@@ -75,7 +78,7 @@ def open_dataset(
         expected = f"{', '.join(known)}, or a folder of <site>.csv files"
         advice = f"{advice}ass the folder: --data DIR."
         raise DataError(Problem(where, "data.dataset", repr(name), expected, advice))
-    return CsvFolder().sites(folder)
+    return SiteFolder().sites(folder)
 
 
 def data_folder() -> Path:

@@ -173,6 +173,25 @@ def read_csv(path: Path, *, names: Sequence[str] | None = None) -> Table:
         raise _error(path, "", str(error), "comma-separated values", "Check its quotes.") from error
 
 
+def write_csv(table: Table, path: Path) -> None:
+    """Write a table as `read_csv` reads it: prepared again, it gives the same records to the bit.
+
+    Args:
+        table: at least one row, columns of numbers, true and false (written as 1 and 0), or text.
+        path: the file, which is replaced.
+
+    Raises:
+        ValueError: a column's name would not be read back.
+    """
+    if odd := [name for name in table.columns if not name or name != name.strip()]:
+        raise ValueError(f"a column named {odd[0]!r} cannot be written")
+    cells = [_cells(values) for values in table.columns.values()]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        writer.writerows(zip(*cells, strict=True))
+
+
 def shown(path: Path) -> str:
     """Return a path for messages, without the home folder's name.
 
@@ -204,6 +223,16 @@ def _read(file: TextIO, path: Path, names: Sequence[str] | None) -> Table:
     cells = (np.array(column, object) for column in zip(*rows, strict=True))
     columns = dict(zip(names, cells, strict=True))
     return Table(columns, shown(path), np.array(numbers, np.int64))
+
+
+def _cells(values: Array) -> list[str]:
+    """Return text that reads as the same numbers: Python's is the shortest that does."""
+    if values.dtype.kind == "f":
+        numbers = values.astype(np.float64).tolist()
+        return ["" if np.isnan(number) else repr(number) for number in numbers]
+    if values.dtype.kind in "biu":
+        return [str(int(value)) for value in values.tolist()]
+    return [_text(value) for value in values]
 
 
 def _rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
