@@ -19,14 +19,14 @@ from cohortium.types import Layout, Params
 
 KEY = "cohortium"
 
-_DTYPES = {
+NUMPY_NAMES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
     "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64",
 }  # fmt: skip
 """The format's name of a dtype to numpy's; numpy has none for the others."""
 
-_NAMES = {ours: theirs for theirs, ours in _DTYPES.items()}
+_THEIR_NAMES = {ours: theirs for theirs, ours in NUMPY_NAMES.items()}
 
 
 def save(params: Params, path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -88,7 +88,7 @@ def from_bytes(content: bytes, layout: Layout, *, where: str) -> Params:
     for name, (dtype, place, shape) in layout.slices.items():
         array = arrays.pop(name)
         _check_shape(where, name, tuple(array["shape"]), shape)
-        _check_dtype(where, name, _DTYPES.get(array["dtype"], array["dtype"]), dtype)
+        _check_dtype(where, name, NUMPY_NAMES.get(array["dtype"], array["dtype"]), dtype)
         buffers[dtype][place] = np.frombuffer(array["data"], np.dtype(dtype).newbyteorder("<"))
     params = Params(layout, buffers)
     if not params.is_finite():
@@ -114,7 +114,7 @@ def header_of(layout: Layout) -> bytes:
         dtype, place, _ = layout.slices[spec.name]
         size = np.dtype(dtype).itemsize
         offsets = [starts[dtype] + place.start * size, starts[dtype] + place.stop * size]
-        entry = {"dtype": _NAMES[dtype], "shape": list(spec.shape), "data_offsets": offsets}
+        entry = {"dtype": _THEIR_NAMES[dtype], "shape": list(spec.shape), "data_offsets": offsets}
         table[spec.name] = entry
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)
