@@ -66,7 +66,11 @@ class Worker(Protocol):
     """Runs a step over records."""
 
     def run(self, run: Run, *, at: Callable[[], float]) -> Done:
-        """Return the event that the step has run, or why it failed."""
+        """Return the event that the step has run, or why it failed.
+
+        Raises:
+            Closed: the service stops; the step runs when it starts again.
+        """
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,13 @@ class Host:
         with self._lock:
             self._revive()
 
+    def drain(self) -> None:
+        """Begin no step any more, and return when the one in progress is in the journal."""
+        self._work.put(None)
+        for thread in self._threads:
+            if thread.name.startswith("work"):
+                thread.join()
+
     def close(self) -> None:
         """Stop. When this returns, nothing more is journaled; what is under way ends unheard."""
         with self._lock:
@@ -335,8 +346,11 @@ class Host:
 
     def _work_all(self) -> None:
         while (run := self._work.get()) is not None:
-            if self._is_current(run):
-                self._retry(self._performed(run))
+            try:
+                if self._is_current(run):
+                    self._retry(self._performed(run))
+            except Closed:
+                return
 
     def _is_current(self, run: Run) -> bool:
         state = self._journaled.actor.state
