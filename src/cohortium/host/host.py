@@ -99,6 +99,7 @@ class Host:
         turn: waits until the party may use the machine, and holds it.
         allowed: tells why the site's consent does not cover a round; empty if it does.
         clock: seconds since 1970.
+        seen: tells what is known of parties that do not answer, such as when they last did.
         changed: is told of every State that this party reaches.
     """
 
@@ -115,12 +116,14 @@ class Host:
         turn: Callable[[], AbstractContextManager[Any]] = nullcontext,
         allowed: Callable[[int], str] = lambda _: "",
         clock: Callable[[], float] = time.time,
+        seen: Callable[[], Mapping[PartyId, str]] = dict,
         changed: Callable[[State], None] = lambda _: None,
     ) -> None:
         self.run, self.party = run, party
         self._identity, self._courier, self._journal = identity, courier, journal
         self._initial, self._worker = initial, worker
-        self._turn, self._allowed, self._clock, self._changed = turn, allowed, clock, changed
+        self._turn, self._allowed, self._clock = turn, allowed, clock
+        self._seen, self._changed = seen, changed
         self._log = structlog.get_logger().bind(run=run.id, party=party)
         self._lock = threading.RLock()
         self._journaled = Journaled(journal, self._actor)
@@ -325,9 +328,9 @@ class Host:
 
     def _due(self, what: object) -> None:
         assert isinstance(what, Timer)
-        with self._lock:
-            event = TimedOut(what.round, what.attempt, what.step, self._clock())
-            self._retry(event)
+        if self._is_current(what):  # of rounds that are over, nothing is journaled
+            seen = self._seen()
+            self._retry(TimedOut(what.round, what.attempt, what.step, self._clock(), seen))
 
     def _retry(self, event: Event) -> None:
         """Hand an event in until the journal takes it."""
@@ -352,7 +355,7 @@ class Host:
             except Closed:
                 return
 
-    def _is_current(self, run: Run) -> bool:
+    def _is_current(self, run: Run | Timer) -> bool:
         state = self._journaled.actor.state
         running = state.status == "running" and not self._closed.is_set()
         return running and (run.round, run.attempt) == (state.round + 1, state.attempt)
@@ -392,7 +395,7 @@ class Host:
             self.settled.set()
             return
         head, parts = self._message(what)
-        if key in self._again and self._courier.has(head.id):
+        if (key in self._again or isinstance(what, Model)) and self._courier.has(head.id):
             return
         hosts = {self._host_of(party) for party in head.to}
         receivers = {host: self._certificate(host) for host in sorted(hosts)}
