@@ -135,9 +135,11 @@ RUNS = Table(
     Column("reason", Text, nullable=False),
     Column("started", Float, nullable=False),
     Column("ended", Float),
+    Column("carried", Boolean, nullable=False),
     Column("kept", Boolean, nullable=False),
 )
-"""`members`: each host's name in the run to the member. `kept`: whether its mail is still there."""
+"""`members`: each host's name in the run to the member. `carried`: whether parties that the hub
+carries have something left to do. `kept`: whether the run's mail is still there."""
 
 FRAMES = Table(
     "frames",

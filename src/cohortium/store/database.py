@@ -62,8 +62,7 @@ def open_database(place: str | Path, *, migrations: str | Sequence[str]) -> Engi
             version wrote.
     """
     packages = (migrations,) if isinstance(migrations, str) else tuple(migrations)
-    url = _url(place)
-    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
+    engine = connect(place)
     try:
         migrate(engine, packages)
     except DBAPIError as error:
@@ -75,6 +74,12 @@ def open_database(place: str | Path, *, migrations: str | Sequence[str]) -> Engi
         engine.dispose()
         raise
     return engine
+
+
+def connect(place: str | Path) -> Engine:
+    """Return an engine for a database whose tables are left as they are; see `open_database`."""
+    url = _url(place)
+    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgresql(url)
 
 
 @contextmanager

@@ -106,6 +106,7 @@ def _studies() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("ended", sa.Float),
+        sa.Column("carried", sa.Boolean, nullable=False),
         sa.Column("kept", sa.Boolean, nullable=False),
     )
 

@@ -1,0 +1,133 @@
+"""Blobs at the hub: who sent one, what refers to it, who may read it, and when it may go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, union_all
+
+from cohortium.hub.folder import Limits
+from cohortium.hub.tables import BLOBS, DELIVERIES, FRAMES, STUDY_BLOBS
+from cohortium.store.database import reading, writing
+from cohortium.transport.blobs import Blobs
+from cohortium.transport.errors import TooLargeError
+
+PIECE = 4 << 20
+"""The most bytes of a blob that go in one request or answer."""
+
+GRACE = 24 * 3600.0
+"""Seconds that a blob is kept to which nothing refers yet: what will is on its way."""
+
+
+class Depot:
+    """The hub's blobs.
+
+    Args:
+        engine: the hub's database.
+        blobs: where they are.
+        limits: how much may be sent.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, engine: Engine, blobs: Blobs, *, limits: Limits, clock: Callable[[], float]
+    ) -> None:
+        self._engine, self.blobs, self._limits, self._clock = engine, blobs, limits, clock
+        self._locks = tuple(Lock() for _ in range(64))
+
+    def append(self, member: str, digest: str, offset: int, *, chunk: bytes, total: int) -> int:
+        """Take the next piece of a blob; return how many bytes are here now.
+
+        Raises:
+            TooLargeError: the blob is larger than the hub takes, or the member has sent too much to
+                which nothing refers.
+            OffsetError: another offset is next.
+            RefusedError: it is complete, and not what its digest says.
+        """
+        with self._locks[int(digest[:2], 16) % len(self._locks)]:  # two may send the same one
+            if self.blobs.size(digest) is not None:
+                return total
+            if not self._is_known(digest):
+                self._expect(member, digest, total)
+            return self.blobs.append(digest, offset, chunk, total=total)
+
+    def put(self, member: str, digest: str, data: bytes | bytearray | memoryview) -> None:
+        """Keep a whole blob of a party that the hub itself carries."""
+        if not self._is_known(digest):
+            self._expect(member, digest, len(data))
+        self.blobs.put(digest, data)
+
+    def is_readable(self, member: str, digest: str, studies: Select[tuple[str]]) -> bool:
+        """Tell whether a blob is addressed to a member, or belongs to one of these studies."""
+        sent = (
+            select(DELIVERIES.c.seq)
+            .join(FRAMES, FRAMES.c.id == DELIVERIES.c.frame)
+            .where(DELIVERIES.c.host == member, FRAMES.c.blob == digest)
+        )
+        shown = select(STUDY_BLOBS.c.blob).where(
+            STUDY_BLOBS.c.blob == digest, STUDY_BLOBS.c.study.in_(studies)
+        )
+        with reading(self._engine) as connection:
+            return any(connection.execute(q.limit(1)).first() is not None for q in (sent, shown))
+
+    def release(self, digests: Iterable[str]) -> None:
+        """Delete those blobs to which nothing refers any more."""
+        wanted = set(digests)
+        if not wanted:
+            return
+        with reading(self._engine) as connection:
+            free = wanted.difference(connection.execute(_referred(wanted)).scalars())
+        for digest in free:
+            self.blobs.delete(digest)
+        with writing(self._engine) as connection:  # after the files: a crash leaves no stray one
+            connection.execute(delete(BLOBS).where(BLOBS.c.digest.in_(free)))
+
+    def sweep(self) -> None:
+        """Delete what was sent long ago and nothing refers to, unfinished blobs included."""
+        old = BLOBS.c.time < self._clock() - GRACE
+        with reading(self._engine) as connection:
+            digests = connection.execute(select(BLOBS.c.digest).where(old)).scalars().all()
+        self.release(digests)
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """Return the blobs that are not here, or not complete."""
+        return [digest for digest in dict.fromkeys(digests) if self.blobs.size(digest) is None]
+
+    def total(self) -> int:
+        """Return the bytes of all blobs, unfinished ones counted as whole."""
+        with reading(self._engine) as connection:
+            query = select(func.coalesce(func.sum(BLOBS.c.size), 0))
+            return int(connection.execute(query).scalar_one())
+
+    def _is_known(self, digest: str) -> bool:
+        with reading(self._engine) as connection:
+            query = select(BLOBS.c.digest).where(BLOBS.c.digest == digest)
+            return connection.execute(query).first() is not None
+
+    def _expect(self, member: str, digest: str, total: int) -> None:
+        if total > self._limits.blob:
+            raise TooLargeError(f"a blob of {total} bytes", f"at most {self._limits.blob}")
+        with writing(self._engine) as connection:
+            pending = _pending(connection, member) + total
+            if pending > self._limits.pending:
+                got = f"{pending} bytes of blobs of {member} that nothing refers to"
+                raise TooLargeError(got, f"at most {self._limits.pending}", "Try again tomorrow")
+            row = {"digest": digest, "owner": member, "size": total, "time": self._clock()}
+            connection.execute(insert(BLOBS).values(row))
+
+
+def _referred(digests: Iterable[str]) -> Select[tuple[str]]:
+    found = union_all(
+        select(FRAMES.c.blob).where(FRAMES.c.blob.in_(digests)),
+        select(STUDY_BLOBS.c.blob).where(STUDY_BLOBS.c.blob.in_(digests)),
+    ).subquery()
+    return select(found.c.blob)
+
+
+def _pending(connection: Connection, member: str) -> int:
+    held = union_all(select(FRAMES.c.blob), select(STUDY_BLOBS.c.blob)).subquery()
+    query = select(func.coalesce(func.sum(BLOBS.c.size), 0)).where(
+        BLOBS.c.owner == member, BLOBS.c.digest.not_in(select(held.c.blob))
+    )
+    return int(connection.execute(query).scalar_one())

@@ -1,0 +1,26 @@
+"""The hub's log: one JSON object per line on standard error; `study`, `run` and `site` bound.
+
+No value and no name of a record ever comes near the hub in the clear, and none is in its log.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+import structlog
+
+
+def configure_logs(stream: TextIO | None = None) -> None:
+    """Let everything in this process log as JSON lines; by default to standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )

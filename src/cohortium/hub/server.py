@@ -1,0 +1,150 @@
+"""The hub as a process: one port, TLS, until somebody stops it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from cohortium.errors import RunFailedError
+from cohortium.hub.api import make_app
+from cohortium.hub.folder import HubFolder, host_of
+from cohortium.hub.parties import Parties
+from cohortium.hub.service import HubService
+from cohortium.hub.tls import Tls, own_tls
+from cohortium.transport.nonces import Nonces
+
+HOUR = 3600.0
+GRACE = 10
+"""Seconds that requests under way have when the hub stops."""
+
+KEPT_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than clients keep theirs."""
+
+
+class HubServer:
+    """A hub that can be run and stopped.
+
+    Args:
+        folder: the hub's; nobody else may run it.
+        ready: is told the port when requests are answered.
+    """
+
+    def __init__(self, folder: HubFolder, *, ready: Callable[[int], None] = lambda _: None) -> None:
+        self._folder, self._ready = folder, ready
+        self._stopping = threading.Event()
+        self._server: _Server | None = None
+
+    def run(self) -> None:
+        """Serve until `stop`, or until SIGINT or SIGTERM.
+
+        Raises:
+            RunFailedError: another hub runs in the folder, or the port is taken.
+            DatabaseError: the database does not open.
+            ArgumentError: the folder's settings or keys are damaged.
+        """
+        folder, log = self._folder, structlog.get_logger()
+        with ExitStack() as stack:
+            stack.callback(folder.lock().close)
+            listening = stack.enter_context(_listen(folder.settings.listen))
+            tls = tls_of(folder)
+            service = stack.enter_context(HubService(folder, ca=tls.authority))
+            nonces = Nonces(folder.nonces)
+            stack.callback(nonces.close)
+            parties = Parties(service)
+            parties.start()
+            stack.callback(parties.close)
+            self._server = _Server(self._config(service, nonces, tls), service, self._ready)
+            housekeeping = threading.Thread(target=self._keep_house, args=(service,), daemon=True)
+            housekeeping.start()
+            stack.callback(housekeeping.join)
+            stack.callback(self._stopping.set)
+            port = listening.getsockname()[1]
+            log.info("hub up", url=folder.settings.url, port=port, id=service.id)
+            if not self._stopping.is_set():
+                self._server.run(sockets=[listening])
+            log.info("hub down")
+
+    def stop(self) -> None:
+        """Let `run` return, after what is under way; from any thread."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def _config(self, service: HubService, nonces: Nonces, tls: Tls) -> uvicorn.Config:
+        config = uvicorn.Config(
+            make_app(service, nonces=nonces),
+            ssl_certfile=str(tls.certificate),
+            ssl_keyfile=str(tls.key),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=KEPT_ALIVE,
+            timeout_graceful_shutdown=GRACE,
+        )
+        config.load()
+        return config
+
+    def _keep_house(self, service: HubService) -> None:
+        """Every hour, drop what is not needed any more, and renew the certificate if it is due."""
+        while not self._stopping.is_set():
+            try:
+                service.sweep()
+                self._renew()
+            except Exception as error:  # noqa: BLE001 - housekeeping must outlive a full disk
+                structlog.get_logger().error("housekeeping", exc_info=error)
+            self._stopping.wait(HOUR)
+
+    def _renew(self) -> None:
+        context = self._server.config.ssl if self._server is not None else None
+        if context is not None:
+            tls = tls_of(self._folder)
+            context.load_cert_chain(tls.certificate, tls.key)
+
+
+def tls_of(folder: HubFolder) -> Tls:
+    """Return the hub's TLS certificate: that of the settings, else its own."""
+    settings = folder.settings
+    if settings.tls_certificate:
+        base = folder.folder
+        return Tls(base / Path(settings.tls_certificate), base / Path(settings.tls_key))
+    hosts = [host_of(settings.url)]
+    return own_tls(folder.tls, hosts, name=settings.name)
+
+
+class _Server(uvicorn.Server):
+    """Ends long polls before it waits for requests to end; tells when it answers."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: HubService, ready: Callable[[int], None]
+    ) -> None:
+        super().__init__(config)
+        self._service, self._ready = service, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:
+            self._ready(sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.bells.close()
+        await super().shutdown(sockets)
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        advice = "Choose another one: cohortium hub up --listen HOST:PORT"
+        raise RunFailedError(f"cannot listen on {address}: {error}", advice) from error
