@@ -148,7 +148,7 @@ def refusal(where: str, status: int, body: object) -> RequestError | InvalidInpu
     return made(got, expected, advice)
 
 
-Reason = Literal["address", "name", "refused", "timeout", "certificate", "proxy", "lost"]
+Reason = Literal["address", "name", "refused", "timeout", "certificate", "proxy", "lost", "closed"]
 
 
 class UnreachableError(RunFailedError):
@@ -156,7 +156,7 @@ class UnreachableError(RunFailedError):
 
     Attributes:
         reason: "name" not found, "refused", "timeout", "certificate" not trusted, "proxy" said no,
-            connection "lost", or an answer that is not the hub's: "address".
+            connection "lost", "closed" by ourselves, or somebody else at that "address".
         lasting: somebody has to change something first; trying again alone does not help.
     """
 
@@ -166,4 +166,4 @@ class UnreachableError(RunFailedError):
 
     @property
     def lasting(self) -> bool:
-        return self.reason in {"address", "certificate", "proxy"}
+        return self.reason in {"address", "certificate", "closed", "proxy"}
