@@ -30,6 +30,7 @@ from cohortium.node.settings import FILE, Settings, read_settings
 from cohortium.store.files import take_lock, write_private
 
 HOME = "COHORTIUM_HOME"
+_NEXT = "identity.next.json"
 KEY_BYTES = 32
 
 
@@ -66,6 +67,11 @@ class Home:
         return self._made("journal")
 
     @property
+    def inbox(self) -> Path:
+        """Where large payloads wait until they were read."""
+        return self.folder / "inbox"
+
+    @property
     def studies(self) -> Path:
         """Where the files of approved studies are."""
         return self._made("studies")
@@ -87,6 +93,25 @@ class Home:
         """Keep the site's keys."""
         self._write("identity.json", _text(identity.to_json()))
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys were made, such as by a joining that broke off."""
+        return (self.folder / "identity.json").exists()
+
+    def next_identity(self) -> Identity | None:
+        """Return keys that were made to follow, and that the hub may have or not; None for none."""
+        if not (self.folder / _NEXT).exists():
+            return None
+        return Identity.from_json(self._read(_NEXT))
+
+    def save_next_identity(self, identity: Identity) -> None:
+        """Keep keys that are to follow."""
+        self._write(_NEXT, _text(identity.to_json()))
+
+    def adopt_next_identity(self) -> None:
+        """Let the keys that were to follow be the site's."""
+        (self.folder / _NEXT).replace(self.folder / "identity.json")
+
     def hub(self) -> dict[str, Any]:
         """Return what joining found out about the hub.
 
@@ -98,6 +123,12 @@ class Home:
     def save_hub(self, hub: Mapping[str, Any]) -> None:
         """Keep what joining found out about the hub."""
         self._write("hub.json", _text(hub))
+
+    @property
+    def ca(self) -> Path | None:
+        """The certificates that `node.toml` names."""
+        named = self.settings.hub.ca
+        return None if named is None else self.folder / Path(named).expanduser()
 
     @property
     def has_joined(self) -> bool:

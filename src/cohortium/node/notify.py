@@ -102,8 +102,9 @@ class Notifier:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Deliver a message, soon."""
-        self._queue.put(message)
+        """Deliver a message, soon; nothing happens where nobody is to be told."""
+        if self.settings.webhook or self.settings.mail:
+            self._queue.put(message)
 
     def close(self) -> None:
         """Deliver what waits, and end."""

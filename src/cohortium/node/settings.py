@@ -77,6 +77,9 @@ class Limits(Section):
         Field(ge=1, le=1000, description="Studies that may compute at the same time."),
     ] = 1
     gpu: Annotated[bool, Field(description="Whether studies may use a GPU.")] = True
+    journal_days: Annotated[
+        float, Field(ge=0, description="Days for which the journals of ended runs are kept.")
+    ] = 30.0
 
 
 class Mail(Section):

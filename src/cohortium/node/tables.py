@@ -31,6 +31,7 @@ STUDIES = Table(
     Column("digest", String(64), primary_key=True),
     Column("name", String(64), nullable=False),
     Column("purpose", Text, nullable=False),
+    Column("submitted", Float, nullable=False),
     Column("status", String(16), nullable=False),
     Column("decision", String(16), nullable=False),
     Column("dataset", String(64), nullable=False),
@@ -58,13 +59,3 @@ RUNS = Table(
 )
 """Runs that this node takes part in. `status`: "running", "paused", "finished", "stopped" or
 "failed"."""
-
-SENT = Table(
-    "node_receipts",
-    METADATA,
-    Column("run", String(32), primary_key=True),
-    Column("party", String(80), primary_key=True),
-    Column("number", Integer, nullable=False),
-    Column("document", JSON, nullable=False),
-)
-"""Receipts that wait to be sent: for what each party sent, the newest."""

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), primary_key=True),
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("purpose", sa.Text, nullable=False),
+        sa.Column("submitted", sa.Float, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("decision", sa.String(16), nullable=False),
         sa.Column("dataset", sa.String(64), nullable=False),
@@ -50,11 +51,4 @@ def upgrade() -> None:
         sa.Column("round", sa.Integer, nullable=False),
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("changed", sa.Float, nullable=False),
-    )
-    op.create_table(
-        "node_receipts",
-        sa.Column("run", sa.String(32), primary_key=True),
-        sa.Column("party", sa.String(80), primary_key=True),
-        sa.Column("number", sa.Integer, nullable=False),
-        sa.Column("document", sa.JSON, nullable=False),
     )

@@ -1,0 +1,426 @@
+"""The time under one set of keys and settings: lease, what went on before, mail, and an end.
+
+One thread asks the hub for mail and hands it to the hosts of this node's parties; what it
+acknowledges is in their journals. What comes twice changes nothing, so that nothing has to be
+remembered of the mail itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from cohortium.data.local import prepare_local
+from cohortium.errors import CohortiumError, RefusedError
+from cohortium.governance.grant import Grant
+from cohortium.host.courier import Closed
+from cohortium.host.run import HostedRun
+from cohortium.identity import Document, Identity
+from cohortium.node.carrying import Carrier, Watch, check_run
+from cohortium.node.consents import Offer
+from cohortium.node.courier import TURNED_AWAY, HubCourier
+from cohortium.node.joining import client_of
+from cohortium.node.limits import Turns
+from cohortium.node.metrics import Metrics
+from cohortium.node.notify import Notifier, stopped, waits_for_approval
+from cohortium.node.runs import KnownRun
+from cohortium.node.settings import Settings
+from cohortium.node.site import Site
+from cohortium.node.work import StudyWork, make_worker
+from cohortium.plan.plan import State
+from cohortium.transport.envelope import Frame
+from cohortium.transport.errors import ConflictError, UnknownError, UnreachableError
+from cohortium.worker.worker import Worker
+
+POLL = 50.0
+"""Seconds for which the hub may keep a question for mail; proxies cut at a minute."""
+
+LEASE_WAIT, LEASE_TRIES = 25.0, 5
+"""How long the hub may wait for a predecessor to be gone, and how often it is asked to."""
+
+RETRY = 5.0
+"""Seconds before mail is taken in again where this machine's disk was in the way."""
+
+DAY = 24 * 3600.0
+CONTACT = 30.0
+"""Seconds after which it is written down again that the hub answers."""
+
+TROUBLE = (OSError, SQLAlchemyError)
+"""What a journal meets that may pass."""
+
+
+class Session:
+    """A node at its hub.
+
+    Args:
+        site: the node's folder.
+        settings: what the hospital allows.
+        notifier: tells people.
+        metrics: counts.
+    """
+
+    def __init__(
+        self, site: Site, settings: Settings, *, notifier: Notifier, metrics: Metrics
+    ) -> None:
+        self._site, self._settings, self._home = site, settings, site.home
+        self._notifier, self._metrics = notifier, metrics
+        self._log = structlog.get_logger()
+        self._identity = self._home.identity()
+        self._client = client_of(
+            self._home, identity=self._identity, patience=None, waiting=self._away
+        )
+        self._root = self._client.hub.root
+        self._courier = HubCourier(self._client, self._home.inbox, turned_away=self._turned_away)
+        self._turns = Turns(settings.limits, self._home.folder, spent=self._spent)
+        self._carriers: dict[str, Carrier] = {}
+        self._works: dict[str, StudyWork] = {}
+        self._stopping = threading.Event()
+        self._refusal: RefusedError | None = None
+        self._instance = ""
+        self._is_away, self._contact = False, 0.0
+
+    # -- from start to end -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Take part until `close`.
+
+        Raises:
+            RefusedError: the hub turned this node away.
+        """
+        try:
+            self._lease()
+            self._tidy()
+            self._look_around()
+            for known in self._site.runs.going_on():
+                self._carry(known)
+            self._poll()
+        except (Closed, UnreachableError):
+            if self._refusal is not None:
+                raise self._refusal from None
+            if not self._stopping.is_set():
+                raise
+        finally:
+            self.close(now=True)
+
+    def close(self, *, now: bool = False) -> None:
+        """End; may be called from any thread, and again.
+
+        Args:
+            now: kill what computes and send nothing more; else steps in progress end first.
+        """
+        if not now:
+            self._turns.stop()
+            for carrier in list(self._carriers.values()):
+                carrier.drain()
+            self._release()
+        self._stopping.set()
+        for carrier in list(self._carriers.values()):
+            carrier.close()
+        self._turns.stop()
+        for work in list(self._works.values()):
+            work.stop(now=True)
+        self._client.close()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the hub does not answer."""
+        return self._is_away
+
+    # -- the hub -----------------------------------------------------------------------------------
+
+    def _lease(self) -> None:
+        """Let this process act for the site; the one before it must be gone.
+
+        A name that the hub may not have taken yet is used again, so that a crash in between does
+        not break the chain.
+        """
+        names = self._site.fact("instance") or {"id": "", "before": "", "taken": True}
+        if names["taken"]:
+            names = {"id": secrets.token_hex(16), "before": names["id"], "taken": False}
+            self._site.remember("instance", names)
+        self._instance = str(names["id"])
+        body = {"instance": self._instance, "predecessor": names["before"]}
+        for left in reversed(range(LEASE_TRIES)):
+            try:
+                self._client.call("POST", "/v1/lease", body, wait=LEASE_WAIT)
+                break
+            except ConflictError as error:
+                if not left or self._stopping.wait(RETRY):
+                    raise
+                self._log.info("waiting for an earlier process to be gone", reason=str(error))
+        self._site.remember("instance", {**names, "taken": True})
+        self._seen()
+
+    def _release(self) -> None:
+        """Let the next process take over at once; if the hub is away, it waits a little."""
+        body = {"instance": self._instance, "ended": True}
+        impatient = client_of(self._home, identity=self._identity, patience=0.0)
+        with closing(impatient), suppress(RefusedError, UnreachableError):
+            impatient.call("POST", "/v1/lease", body)
+
+    def _poll(self) -> None:
+        after, receipts = 0, dict[tuple[str, str, str], Document]()
+        while not self._stopping.is_set():
+            body = {
+                "instance": self._instance,
+                "after": after,
+                "wait": POLL,
+                "receipts": [document.to_json() for document in receipts.values()],
+            }
+            mail = self._client.call("POST", "/v1/inbox", body, wait=POLL)
+            receipts.clear()
+            self._seen()
+            if self._is_another(mail["generation"]):
+                after = 0
+                continue
+            for message in mail["messages"]:
+                found = self._taken(message)
+                if found is None:
+                    break
+                after = message["seq"]
+                receipts |= {_subject(document): document for document in found}
+
+    def _is_another(self, generation: str) -> bool:
+        """Tell whether the hub was restored from a backup; send it again what it may have lost."""
+        known = self._site.fact("generation")
+        if known == generation:
+            return False
+        if known is not None:
+            self._log.warning("the hub was restored from a backup; sending again what it lost")
+            for carrier in list(self._carriers.values()):
+                carrier.resend()
+            self._look_around()
+        self._site.remember("generation", generation)
+        return known is not None
+
+    def _look_around(self) -> None:
+        """Learn what the hub offers, and what was started meanwhile."""
+        for study in self._client.call("GET", "/v1/studies"):
+            self._offered(study)
+            if study["run"] and study["status"] in ("running", "paused"):
+                self._begin(study["run"])
+
+    def _tidy(self) -> None:
+        """Drop the journals of runs that ended long ago."""
+        before = self._site.clock() - DAY * self._settings.limits.journal_days
+        for run in self._site.runs.all():
+            if not run.goes_on and run.changed < before:
+                self._site.runs.erase(run.run, self._home.journal)
+
+    def _away(self, error: CohortiumError, seconds: float) -> None:
+        del seconds
+        if not self._is_away and not self._stopping.is_set():
+            self._is_away = True
+            self._metrics.reachable.set(0)
+            self._log.warning("the hub does not answer; trying on", reason=str(error))
+
+    def _seen(self) -> None:
+        if self._is_away:
+            self._is_away = False
+            self._log.info("the hub is back")
+        self._metrics.reachable.set(1)
+        if time.monotonic() - self._contact > CONTACT:
+            self._contact = time.monotonic()
+            self._site.remember("contact", self._site.clock())
+
+    def _turned_away(self, error: RefusedError) -> None:
+        """End the session: a party was told that the hub does not talk to this node."""
+        self._refusal = error
+        self._client.close()
+
+    # -- mail --------------------------------------------------------------------------------------
+
+    def _taken(self, message: Mapping[str, Any]) -> list[Document] | None:
+        """Take in a message; return receipts, or None where it has to come again."""
+        try:
+            if message["kind"] == "frame":
+                return self._frame(Frame.from_json(message["frame"]))
+            self._notice(message["notice"])
+        except TROUBLE as error:
+            kind = type(error).__name__
+            self._log.error("mail cannot be kept; trying again", reason=kind, retry_s=RETRY)
+            self._stopping.wait(RETRY)
+            return None
+        except (*TURNED_AWAY, UnreachableError):
+            raise
+        except CohortiumError as error:
+            self._log.warning("mail refused", reason=str(error))
+        return []
+
+    def _frame(self, frame: Frame) -> list[Document]:
+        self._metrics.frames.inc()
+        carrier = self._carriers.get(frame.run)
+        receipts = [] if carrier is None else carrier.deliver(frame)
+        self._courier.forget(frame.blob)
+        return receipts
+
+    def _notice(self, notice: Mapping[str, Any]) -> None:
+        match notice.get("kind"):
+            case "study":
+                self._changed(str(notice["digest"]))
+            case "run":
+                self._begin(str(notice["run"]))
+            case "control":
+                self._order(notice)
+            case kind:
+                self._log.warning("unknown notice", kind=str(kind))
+
+    def _changed(self, digest: str) -> None:
+        try:
+            self._offered(self._client.call("GET", f"/v1/studies/{digest}"))
+        except UnknownError:  # it ended before anybody here had approved it
+            self._site.consents.withdrawn(digest)
+        self._count()
+
+    def _offered(self, study: Mapping[str, Any]) -> None:
+        offer = self._site.consents.offered(study)
+        wanted = study["sites"] is None or self._identity.name in study["sites"]
+        if offer.waits and wanted and not offer.notified:
+            self._log.info("a study waits for approval", study=offer.digest[:12])
+            message = waits_for_approval(offer.name, purpose=offer.purpose, digest=offer.digest)
+            self._notifier.send(message)
+        self._count()
+
+    def _order(self, notice: Mapping[str, Any]) -> None:
+        run, op = str(notice["run"]), notice.get("op")
+        carrier = self._carriers.get(run)
+        if carrier is None:
+            return
+        carrier.control(notice)
+        if op in ("pause", "resume"):
+            self._site.runs.set(run, status="paused" if op == "pause" else "running")
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def _begin(self, run: str) -> None:
+        """Take part in a run that was started, if it is what this site approved."""
+        if self._site.runs.get(run) is not None:
+            return
+        told = self._client.call("GET", f"/v1/runs/{run}")
+        document, study = Document.from_json(told["roster"]), str(told["study"])
+        try:
+            hosted = self._hosted(document, study)
+            if hosted.id != run:
+                raise RefusedError("the roster is another run's")
+        except (CohortiumError, LookupError) as error:
+            self._refuse(run, study, document, reason=str(error))
+            return
+        self._site.runs.add(run, study, document)
+        known = self._site.runs.get(run)
+        assert known is not None
+        self._carry(known)
+
+    def _hosted(self, document: Document, study: str) -> HostedRun:
+        """Return a run after checking it against this site's own copy of the study and consent."""
+        offer = self._site.consents.get(study)
+        run = HostedRun.of(document, self._site.bundles.load(study), hub=self._root)
+        check_run(run, offer, keys=self._keys(offer))
+        return run
+
+    def _refuse(self, run: str, study: str, document: Document, *, reason: str) -> None:
+        self._log.error("run refused", run=run, study=study[:12], reason=reason)
+        self._metrics.refused.labels("run").inc()
+        self._site.runs.add(run, study, document, refusal=reason)
+        self._tell_stopped(study)
+
+    def _carry(self, known: KnownRun) -> None:
+        """Begin a run, or go on with it."""
+        try:
+            run = self._hosted(known.roster, known.study)
+            offer = self._site.consents.get(known.study)
+            carrier = Carrier(
+                self._site,
+                run,
+                keys=self._keys(offer),
+                courier=self._courier,
+                work=self._work(run, offer),
+                watch=Watch(self._moved, self._ended),
+            )
+            self._carriers[known.run] = carrier
+            carrier.start()
+        except CohortiumError as error:
+            self._fail(known, str(error))
+        self._count()
+
+    def _fail(self, known: KnownRun, reason: str) -> None:
+        carrier = self._carriers.pop(known.run, None)
+        if carrier is not None:
+            carrier.close()
+        self._log.error("run stopped here", run=known.run, study=known.study[:12], reason=reason)
+        self._site.runs.set(known.run, status="failed", reason=reason)
+        self._tell_stopped(known.study)
+
+    def _work(self, run: HostedRun, offer: Offer) -> StudyWork:
+        make = partial(self._worker, run, offer)
+        failed = partial(self._failed, run.id)
+        work = StudyWork(offer.digest, make, self._turns, failed=failed)
+        self._works[run.id] = work
+        return work
+
+    def _worker(self, run: HostedRun, offer: Offer) -> Worker:
+        """Read the records that were approved, if they are still the same, and make the worker."""
+        assert offer.grant is not None
+        fingerprint = Grant.of(offer.grant).fingerprint
+        dataset = self._site.datasets.approved(offer.dataset, fingerprint)
+        name = self._keys(offer).name
+        prepared = prepare_local(dataset, run.bundle.study, site=name)
+        return make_worker(run.bundle, prepared, self._settings, party=name)
+
+    def _keys(self, offer: Offer) -> Identity:
+        return offer.identity or self._identity
+
+    # -- what happens in a run ---------------------------------------------------------------------
+
+    def _moved(self, run: str, state: State) -> None:
+        """Keep how far a run is; it ends for this node when everything that it owed was sent."""
+        self._metrics.rounds.inc()
+        self._site.runs.set(run, round=state.round)
+
+    def _ended(self, carrier: Carrier, state: State) -> None:
+        """Let go of a run whose parties here have ended and sent everything."""
+        run, study = carrier.run.id, carrier.run.plan.study
+        try:
+            if carrier.closes_rounds:
+                body = {"status": state.status, "reason": state.reason}
+                self._client.call("POST", f"/v1/runs/{run}/end", body)
+        except (RefusedError, UnreachableError) as error:
+            self._log.warning("the hub was not told of the end", run=run, reason=str(error))
+        carrier.close()
+        work = self._works.pop(run, None)
+        if work is not None:
+            work.stop()
+        self._carriers.pop(run, None)
+        self._site.runs.set(run, status=state.status, round=state.round, reason=state.reason)
+        self._log.info("run ended", run=run, study=study[:12], status=state.status)
+        if state.status == "stopped":
+            self._tell_stopped(study)
+        self._count()
+
+    def _failed(self, run: str, reason: str) -> None:
+        self._metrics.failures.inc()
+        self._site.runs.set(run, reason=reason)
+
+    def _spent(self, study: str, seconds: float) -> None:
+        self._metrics.seconds.inc(seconds)
+        self._site.consents.spent(study, seconds)
+
+    def _tell_stopped(self, study: str) -> None:
+        offer = self._site.consents.get(study)
+        self._notifier.send(stopped(offer.name, purpose=offer.purpose, digest=study))
+
+    def _count(self) -> None:
+        self._metrics.runs.set(len(self._carriers))
+        self._metrics.waiting.set(sum(offer.waits for offer in self._site.consents.all()))
+
+
+def _subject(document: Document) -> tuple[str, str, str]:
+    body = document.body
+    return body["run"], body["from"], body["host"]
