@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class Outcome:
         cpu_marks: `time.process_time()` at the same moments, where one process does everything;
             then no sampling from outside blurs the figures per round.
         figures: further figures for the JSON.
+        programs: role to the process ids of the long-lived programs of a federation that have it.
     """
 
     version: str
@@ -73,6 +75,7 @@ class Outcome:
     unloaded: float | None = None
     cpu_marks: list[float] | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    programs: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it for the measuring process, which verifies the model off the clock."""
@@ -105,6 +108,7 @@ def main(
     beside: Sequence[str] = (),
     peers: Sequence[str] = (),
     note: str | None = None,
+    own_network: bool = False,
 ) -> None:
     """Be a benchmark: measure `run` in a child process, verify it, and print one JSON line.
 
@@ -117,6 +121,7 @@ def main(
         beside: modules that print a line of their own, run after this one at the same size.
         peers: modules of `benchmarks.peers`, run after those at the small size only.
         note: a remark for the JSON.
+        own_network: run it where it has nothing but a loopback device, and count the bytes there.
     """
     arguments = _arguments(workload, sites, rounds, repeats)
     names = Size.__dataclass_fields__
@@ -124,7 +129,7 @@ def main(
     if arguments.inner:
         run(size).save(arguments.inner)
         return
-    line = _median_line(workload, system, size, verify, arguments)
+    line = _median_line(workload, system, size, verify, arguments, own_network=own_network)
     others = [] if arguments.alone else [alone(module, size) for module in beside]
     if size == Size(sites, rounds, engine=size.engine) and not arguments.alone:
         others += [peer(name) for name in peers]
@@ -212,7 +217,39 @@ def summary(
         model_mb = sum(value.nbytes for value in outcome.final.values()) / MB
         grown_mb = watched.growth_mb(outcome.unloaded or begin, outcome.aggregator or "--inner")
         line["aggregator_models"] = round(grown_mb / model_mb, 2)
+    if outcome.programs:
+        line |= of_programs(outcome, watched)
     return line | dict(outcome.figures) | {"settings": dict(outcome.settings)}
+
+
+def of_programs(outcome: Outcome, watched: Watched) -> Line:
+    """Return what a federation of processes took per round, by role; the steady rounds' mean.
+
+    CPU seconds and memory are of the mean program of a role, with the processes that it starts:
+    memory is the highest resident MB of each, its own first. Bytes are those of all connections,
+    with TLS and TCP; each counts once.
+    """
+    begin, *_, end = outcome.marks[1:] if len(outcome.marks) > 2 else outcome.marks
+    rounds = max(len(outcome.marks) - 2, 1)
+    roles = outcome.programs.items()
+    carried = watched.bytes_at(end) - watched.bytes_at(begin)
+    return {
+        "cpu_per_round_s_of": {
+            role: round(mean(watched.program_cpu_s(p, begin, end) for p in programs) / rounds, 4)
+            for role, programs in roles
+        },
+        "peak_mb_of": {
+            role: _means([watched.program_peak_mb(program) for program in programs])
+            for role, programs in roles
+        },
+        "processes_started_per_round": watched.started_between(begin, end) / rounds,
+        "bytes_per_round": round(carried / rounds) if watched.bytes else None,
+    }
+
+
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of each column, as many as the shortest row has."""
+    return [round(mean(column), 1) for column in zip(*rows, strict=False)]
 
 
 _SIZE = {"W2": ("sites", "rounds", "rows", "ragged")}
@@ -239,12 +276,18 @@ def machine() -> dict[str, Any]:
 
 
 def _median_line(
-    workload: str, system: str, size: Size, verify: Verify, arguments: argparse.Namespace
+    workload: str,
+    system: str,
+    size: Size,
+    verify: Verify,
+    arguments: argparse.Namespace,
+    *,
+    own_network: bool,
 ) -> Line:
     """Measure a run a few times; return the figures of the one with the median CPU per round."""
     lines = []
     for _ in range(arguments.repeats):
-        outcome, watched = _measure(size, verbose=arguments.verbose)
+        outcome, watched = _measure(size, verbose=arguments.verbose, own_network=own_network)
         lines.append(summary(workload, system, size, outcome, watched))
     lines.sort(key=lambda line: float(line["cpu_per_round_s"]))
     line = lines[len(lines) // 2] | {"final": verify(size, outcome.final)}
@@ -253,7 +296,7 @@ def _median_line(
     return line
 
 
-def _measure(size: Size, *, verbose: bool) -> tuple[Outcome, Watched]:
+def _measure(size: Size, *, verbose: bool, own_network: bool) -> tuple[Outcome, Watched]:
     """Run this benchmark's own `--inner` and watch it."""
     module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -261,7 +304,9 @@ def _measure(size: Size, *, verbose: bool) -> tuple[Outcome, Watched]:
         command = [sys.executable, "-m", module, "--inner", folder]
         command += size.words()
         with log.open("wb") as output:
-            code, watched = watch(command, output=sys.stderr if verbose else output)
+            code, watched = watch(
+                command, output=sys.stderr if verbose else output, own_network=own_network
+            )
         if code:
             sys.stderr.write(log.read_text(errors="replace")[-4000:])
             raise SystemExit(f"{module} failed with exit code {code}")

@@ -9,6 +9,7 @@ PEERS = (
     "flower_w1",
     "flower_w2",
     "flower_w3",
+    "flower_w4",
     "nvflare_w1",
     "nvflare_w2",
     "nvflare_w3",
