@@ -132,6 +132,8 @@ class Route:
         text = f"something else than the hub answered for {self.url}: {status} {reason}".rstrip()
         if status >= 500:
             return UnreachableError("lost", text, "It may not reach the hub at the moment.")
+        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return UnreachableError("proxy", text, "It has to let bodies of 4 MiB through.")
         if status in {401, 403, 407, 511}:
             return UnreachableError("proxy", text, f"Ask IT to allow HTTPS to {self.url}.")
         advice = "Is this the hub's address? A proxy or a portal may also stand before it."
@@ -141,7 +143,7 @@ class Route:
         text = f"the proxy {self.shown_proxy} answered {status}"
         if status[:3] in _BUSY:
             return UnreachableError("lost", text, f"It could not reach {self.url}, or was busy.")
-        if status[:3] == "407":
+        if status[:3] in {"401", "407"}:
             advice = (
                 "Put its user and password into its address: http://user:password@name:port. "
                 "For one that wants NTLM or Kerberos, ask IT for an exception."
