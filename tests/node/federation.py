@@ -29,7 +29,7 @@ seed = 3
 
 [task]
 kind = "binary-classification"
-model = "linear"
+model = {{kind = "linear", framework = "numpy"}}
 optimizer = {{kind = "sgd", lr = 0.1}}
 batch_size = 8
 

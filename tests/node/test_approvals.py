@@ -138,7 +138,7 @@ def test_code_is_there_to_be_read_and_is_what_the_digest_says(
 ) -> None:
     pytest.importorskip("torch")
     code = 'model = {kind = "code", file = "net.py", build = "model"}'
-    text = study("coded").replace('model = "linear"', code)
+    text = study("coded").replace('model = {kind = "linear", framework = "numpy"}', code)
     digest = alliance.submit(text, {"net.py": CODE})
     with node.approvals() as approvals:
         (file,) = approvals.show("coded")["code"]

@@ -31,6 +31,7 @@ from cohortium.store.files import take_lock, write_private
 
 HOME = "COHORTIUM_HOME"
 _NEXT = "identity.next.json"
+_DATABASE = "node.sqlite"
 KEY_BYTES = 32
 
 
@@ -77,9 +78,14 @@ class Home:
         return self._made("studies")
 
     @property
+    def has_database(self) -> bool:
+        """Whether there is one."""
+        return (self.folder / _DATABASE).exists()
+
+    @property
     def database(self) -> Path:
         """The database's file."""
-        return self._made("") / "node.sqlite"
+        return self._made("") / _DATABASE
 
     def identity(self) -> Identity:
         """Return the site's keys.

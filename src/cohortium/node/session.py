@@ -98,9 +98,9 @@ class Session:
         try:
             self._lease()
             self._tidy()
-            self._look_around()
             for known in self._site.runs.going_on():
                 self._carry(known)
+            self._look_around()
             self._poll()
         except (Closed, UnreachableError):
             if self._refusal is not None:
