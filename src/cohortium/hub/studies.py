@@ -30,7 +30,6 @@ from cohortium.store.database import reading, writing
 from cohortium.study.bundle import Bundle, named_files
 from cohortium.study.read import parse
 from cohortium.transport.errors import ConflictError, RequestError, UnknownError
-from cohortium.types import PartyId
 
 STEERS = {
     "pause": (("running",), "paused"),
@@ -234,8 +233,8 @@ class Studies:
         if row.status != "open":
             raise ConflictError(f"a study that is {row.status}", "one that is open")
         bundle, now = self.bundle(digest), self._clock()
-        consents = self._consents(row, bundle, now)
         names = self._pseudonyms.of(digest) if self._pseudonyms.on else None
+        consents = self._consents(row, bundle, names or {}, now)
         roster = make_roster(
             bundle,
             consents,
@@ -247,7 +246,6 @@ class Studies:
         )
         members = {names[site] if names else site: site for site, _ in consents}
         members |= {HUB: HUB, row.submitted_by: row.submitted_by}
-        _check_hosts(roster.hosts, members)
         document = roster.sign(self._registry.identity.root)
         run = Run(run_id(document), digest, document, roster, members, "running", "")
         with writing(self._engine) as connection:
@@ -335,11 +333,18 @@ class Studies:
         }
         return self._mailbox.notify(connection, run.members.values(), notice)
 
-    def _consents(self, row: Row[Any], bundle: Bundle, now: float) -> list[tuple[str, Document]]:
-        """Return the sites that take part with their consents, in roster order."""
+    def _consents(
+        self, row: Row[Any], bundle: Bundle, names: Mapping[str, str], now: float
+    ) -> list[tuple[str, Document]]:
+        """Return the sites that take part with their consents, in roster order.
+
+        That of joining; of pseudonyms, where there are some: the other would tell who is who.
+        """
         answers = {answer.site: answer.grant for answer in self._answers(row.digest)}
         given = {site: grant for site, grant in answers.items() if grant is not None}
         wanted = row.sites if row.sites is not None else list(given)
+        if names:
+            wanted.sort(key=lambda site: (len(names[site]), names[site]))
         rounds, problems = max(bundle.study.plan.rounds, 1), []
         for site in wanted:
             if site not in given:
@@ -349,7 +354,7 @@ class Studies:
             grant = Grant.of(given[site])
             refusal = grant.refusal(study=row.digest, round_=rounds, now=now)
             if refusal:
-                got, expected = f"of {site}: {refusal}", f"{rounds} rounds, now"
+                got, expected = f"of {names.get(site, site)}: {refusal}", f"{rounds} rounds, now"
                 problems.append(Problem(row.name, "grant", got, expected, "Let it approve again"))
         if problems:
             raise StudyError(*problems)
@@ -459,13 +464,6 @@ _WAIT = "Wait for its approval, or submit the study without it"
 def _check_role(member: Member, *roles: str) -> None:
     if member.role not in roles:
         raise RequestError(f"{member.name}, a {member.role}", f"a {' or a '.join(roles)}")
-
-
-def _check_hosts(hosts: Mapping[PartyId, str], members: Mapping[str, str]) -> None:
-    for party, host in hosts.items():
-        if host not in members:
-            got, expected = f"{host!r}, who does not take part", "a site that does"
-            raise StudyError(Problem(_FILE, f"plan.hosts.{party}", got, expected))
 
 
 def _open(connection: Connection, digest: str) -> Row[Any]:

@@ -18,14 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-METADATA = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
+METADATA = MetaData()
 
 COUNTER = BigInteger().with_variant(Integer, "sqlite")
 """A number that the database counts up; SQLite counts only what it calls an integer."""
