@@ -214,8 +214,8 @@ def make_roster(
     """
     study, where = bundle.study, bundle.study.study.name
     grants = {site: Grant.of(document) for site, document in consents}
-    _check_alike(list(grants.values()), where)
     named = pseudonyms or {site: site for site in grants}
+    _check_alike([(named[site], grant) for site, grant in grants.items()], where)
     only = frozenset(study.plan.evaluation_only)
     documents = dict(consents)
     seats = tuple(
@@ -267,17 +267,17 @@ def _rounded(rows: int) -> int:
     return -(-rows // PRIVATE_STEP) * PRIVATE_STEP
 
 
-def _check_alike(grants: Sequence[Grant], where: str) -> None:
+def _check_alike(grants: Sequence[tuple[str, Grant]], where: str) -> None:
     """Refuse sites whose models are not the same: they could not end with the same bits."""
     if not grants:
         got, advice = "no site that consented", "Wait for approvals: cohortium study show"
         raise StudyError(Problem(where, "", got, "at least one", advice))
-    first = grants[0]
-    for grant in grants[1:]:
+    name, first = grants[0]
+    for other, grant in grants[1:]:
         for what in ("layout", "inputs", "initial"):
             if getattr(grant, what) != getattr(first, what):
-                got = f"another {what} at {grant.site} ({_versions(grant)})"
-                expected = f"that of {first.site} ({_versions(first)})"
+                got = f"another {what} at {other} ({_versions(grant)})"
+                expected = f"that of {name} ({_versions(first)})"
                 advice = "Bring both to the same versions, and let that site approve again"
                 raise StudyError(Problem(where, what, got, expected, advice))
 
