@@ -312,8 +312,10 @@ def test_stopping_now_does_not_wait_for_a_step(bench: Bench, params: Params) -> 
         target=lambda: found.append(worker.run(a_run(params, mode="loop"), at=clock))
     )
     stuck.start()
+    members = watched(worker.pid or 0)
     worker.stop(now=True)
     stuck.join(timeout=60)
+    assert_ended(members)
     assert [done.reason for done in found] == ["the worker was stopped"]
     assert not worker.alive
     assert worker.run(a_run(params), at=clock).reason == "the worker was stopped"
@@ -387,24 +389,27 @@ def test_a_study_starts_from_its_own_file(tmp_path: Path, bench: Bench, params: 
 
 
 PARENT = """
-import pickle, sys
-from cohortium.worker.isolation import ISOLATIONS
-from cohortium.worker.process import Process
-from cohortium.worker.isolation import environment_for
+import os, select, sys, threading
+from cohortium.worker.isolation import ISOLATIONS, environment_for
 from cohortium.worker.limits import Limits
-import threading
+from cohortium.worker.process import Process
 
 def start():
     global process
-    isolation = next(i for i in ISOLATIONS if i.name == sys.argv[1])
+    isolation = next(one for one in ISOLATIONS if one.name == sys.argv[1])
     process = Process(isolation.command(Limits()), environment_for(Limits()), seconds=60)
 
-starter = threading.Thread(target=start)  # that this thread ends must not end the worker
+starter = threading.Thread(target=start)
 starter.start()
 starter.join()
-print(process.pid, process.alive, flush=True)
+while os.path.exists(f"/proc/self/task/{starter.native_id}"):
+    pass
+end = select.poll()
+end.register(os.pidfd_open(process.pid), select.POLLIN)
+print(process.pid, bool(end.poll(300)), flush=True)
 sys.stdin.read()
 """
+"""Starts a worker from a thread that ends, which must not end the worker."""
 
 
 @pytest.mark.parametrize("isolation", ISOLATIONS, ids=lambda isolation: isolation.name)
@@ -415,30 +420,32 @@ def test_a_killed_parent_leaves_no_process(isolation: Isolation) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as parent:
         assert parent.stdout
-        pid, alive = parent.stdout.readline().split()
-        assert alive == "True"
-        watched = [os.pidfd_open(member) for member in group(int(pid))]
+        pid, ended_early = parent.stdout.readline().split()
+        assert ended_early == "False"
+        members = watched(int(pid))
+        os.killpg(int(pid), signal.SIGSTOP)  # as study code that never looks up
         parent.kill()
-    assert watched
-    for member in watched:
-        assert ended(member)
-        os.close(member)
+    assert_ended(members)
 
 
-def group(leader: int) -> list[int]:
-    """Return the processes of a group."""
+def watched(leader: int) -> list[int]:
+    """Return descriptors of the processes of a group."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             if int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
-                found.append(int(entry.name))
+                found.append(os.pidfd_open(int(entry.name)))
+    assert found
     return found
 
 
-def ended(process: int) -> bool:
+def assert_ended(processes: list[int]) -> None:
     poll = select.poll()
-    poll.register(process, select.POLLIN)
-    return bool(poll.poll(60_000))
+    for process in processes:
+        poll.register(process, select.POLLIN)
+        assert poll.poll(60_000)
+        poll.unregister(process)
+        os.close(process)
 
 
 def test_the_parent_loads_no_framework() -> None:

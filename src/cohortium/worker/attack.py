@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cohortium.worker import probes, wire
-from cohortium.worker.isolation import Isolation, environment_for
+from cohortium.worker.isolation import Isolation, environment_for, home
 from cohortium.worker.limits import MIB, Limits
 from cohortium.worker.process import Process
 
@@ -104,7 +104,7 @@ def _abstract_listener() -> Iterator[str]:
 @contextmanager
 def _file() -> Iterator[Path]:
     """Make a file in the home folder or, where that cannot be written to, beside others' files."""
-    folder = Path.home() if os.access(Path.home(), os.W_OK) else Path(tempfile.gettempdir())
+    folder = home() if os.access(home(), os.W_OK) else Path(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix=".cohortium-", dir=folder) as made:
         file = Path(made) / "secret"
         file.write_bytes(b"?" * 32)

@@ -202,10 +202,14 @@ def _interpreter(confinement: Confinement) -> list[str]:
 @cache
 def _readable() -> tuple[str, ...]:
     """Return the paths that the interpreter and its packages lie in; none holds a home folder."""
-    home = Path.home()
     prefixes = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1])}
-    found = sorted({*SYSTEM, *prefixes, *_paths(), str(_PACKAGE)})
-    return tuple(path for path in found if not home.is_relative_to(path))
+    found = {*prefixes, *_paths(), str(_PACKAGE)}
+    return tuple(sorted({*SYSTEM, *(path for path in found if not home().is_relative_to(path))}))
+
+
+def home() -> Path:
+    """Return the user's home folder; a user of a container may have none, and `~` is no folder."""
+    return Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises there
 
 
 @cache

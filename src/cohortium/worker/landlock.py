@@ -16,8 +16,8 @@ from pathlib import Path
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the numbers of the calls, on every processor
 _PATH_BENEATH = 1
 
-WRITE, READ, LIST = 1 << 1, 1 << 2, 1 << 3
-_OF_FILES = WRITE | READ | 1 << 14 | 1 << 15  # and truncate, ioctl: what a rule on a file may allow
+_WRITE, _READ, _LIST, _TRUNCATE, _CONTROL = 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
+_OF_FILES = _WRITE | _READ | _TRUNCATE | _CONTROL  # what a rule on a file may allow
 
 OLDEST = 3
 """The first version (Linux 6.2) under which a file that is only read cannot be truncated."""
@@ -66,9 +66,9 @@ def restrict(*, readable: Iterable[str], writable: Iterable[str] = ()) -> None:
     ruleset = _call(_CREATE, ctypes.byref(rules), size, 0)
     try:
         for path in readable:
-            _allow(ruleset, Path(path), READ | LIST)
+            _allow(ruleset, Path(path), _READ | _LIST)
         for path in writable:
-            _allow(ruleset, Path(path), READ | LIST | WRITE)
+            _allow(ruleset, Path(path), files & (_OF_FILES | _LIST))
         _call(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
