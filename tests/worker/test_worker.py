@@ -37,7 +37,7 @@ from cohortium.study.study import Study
 from cohortium.types import Params, PartyId, SiteId
 from cohortium.worker.isolation import ISOLATIONS, Isolation, choose, hindrance
 from cohortium.worker.limits import MIB, Limits
-from cohortium.worker.process import WorkerError
+from cohortium.worker.process import WorkerError, WorkerStoppedError
 from cohortium.worker.worker import Assignment, Worker
 
 MODES = ("well", "raise", "sys.exit", "os._exit", "crash", "memory", "loop", "spawn", "look", "say")
@@ -307,18 +307,24 @@ def test_an_endless_loop_ends_with_its_time(bench: Bench, params: Params) -> Non
 def test_stopping_now_does_not_wait_for_a_step(bench: Bench, params: Params) -> None:
     worker = Worker(assignment(bench))
     worker.describe()
-    found: list[Done] = []
-    stuck = threading.Thread(
-        target=lambda: found.append(worker.run(a_run(params, mode="loop"), at=clock))
-    )
+    found: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            worker.run(a_run(params, mode="loop"), at=clock)
+        except WorkerStoppedError as error:
+            found.append(error)
+
+    stuck = threading.Thread(target=loop)
     stuck.start()
     members = watched(worker.pid or 0)
     worker.stop(now=True)
     stuck.join(timeout=60)
     assert_ended(members)
-    assert [done.reason for done in found] == ["the worker was stopped"]
+    assert len(found) == 1  # and no event: the step has not failed
     assert not worker.alive
-    assert worker.run(a_run(params), at=clock).reason == "the worker was stopped"
+    with pytest.raises(WorkerStoppedError):
+        worker.run(a_run(params), at=clock)
     assert worker.restarts == 0
 
 

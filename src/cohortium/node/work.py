@@ -18,6 +18,7 @@ from cohortium.study.bundle import Bundle
 from cohortium.types import Params
 from cohortium.worker.isolation import choose
 from cohortium.worker.limits import Limits
+from cohortium.worker.process import WorkerStoppedError
 from cohortium.worker.worker import Assignment, Description, Worker
 
 
@@ -111,12 +112,12 @@ class StudyWork:
         """Return the event that a step has run, or why it failed; waits for the study's turn.
 
         Raises:
-            Closed: the node stops before the step has begun.
+            Closed: the node stopped before the step had run.
         """
         try:
             with self._turns.turn(self.study):
                 done = self._ready().run(run, at=at)
-        except StoppedError as error:
+        except (StoppedError, WorkerStoppedError) as error:
             raise Closed from error
         except CohortiumError as error:
             done = _failure(run, str(error), at=at())

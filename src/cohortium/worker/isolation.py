@@ -169,7 +169,8 @@ def choose(required: Strength = "any") -> Isolation:
 
 def environment_for(limits: Limits) -> dict[str, str]:
     """Return the environment variables of a worker process: nothing that could be a secret."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith(COMPUTING)}
+    beginnings = (*COMPUTING, "CUDA_", "NVIDIA_") if limits.gpu else COMPUTING
+    kept = {name: value for name, value in os.environ.items() if name.startswith(beginnings)}
     fixed = {
         "HOME": "/nonexistent",
         "LANG": "C.UTF-8",

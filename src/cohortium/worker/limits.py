@@ -20,7 +20,8 @@ class Limits:
         seconds: for one step.
         start_seconds: for starting the process, importing the framework and building the model.
         nice: added to the process's niceness.
-        gpu: whether the process sees the machine's graphics processors.
+        gpu: whether the process is given the machine's NVIDIA devices. Tasks of this version
+            compute on the processor alone; study code that uses them does so by itself.
         tmp_bytes: of temporary files, where an isolation has room for them.
     """
 

@@ -53,6 +53,13 @@ class OutOfMemoryError(WorkerError):
     """A worker process asked for more memory than it may have."""
 
 
+class WorkerStoppedError(WorkerError):
+    """A worker was stopped by who started it: what it did has neither succeeded nor failed."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker was stopped")
+
+
 class Process:
     """One worker process.
 
@@ -71,7 +78,7 @@ class Process:
         self, command: Sequence[str], environment: Mapping[str, str], *, seconds: float | None
     ) -> None:
         self._guard = threading.Lock()
-        self._killed, self._closed = "", False
+        self._killed = self._closed = False
         self._output = bytearray()
         try:
             self._popen = _started(command, environment)
@@ -120,8 +127,9 @@ class Process:
 
         Raises:
             ModelError: the process says that the study's model is wrong.
-            WorkerError: study code raised, or the process ended, was killed, was too slow or sent
-                what is no such reply.
+            WorkerStoppedError: the process was killed by `kill`.
+            WorkerError: study code raised, or the process ended, was too slow or sent what is no
+                such reply.
         """
         self._set_deadline(seconds)
         found: T | Refused | Failed = self._watched(lambda: self._exchange(request, reply, arrays))
@@ -135,16 +143,16 @@ class Process:
         """Read the next array of the last reply. Raises WorkerError as `ask` does."""
         self._watched(lambda: fill(self._from, array, wait=self._wait))
 
-    def kill(self, reason: str) -> None:
+    def kill(self) -> None:
         """End the process and its group at once, whatever they do; from any thread."""
         with self._guard:
-            self._killed = self._killed or reason
+            self._killed = True
             if self._popen.returncode is None:
                 _kill_group(self._popen.pid)
 
     def close(self) -> None:
         """End the process if it still runs, and take leave of it; a second time changes nothing."""
-        self.kill("the worker was stopped")
+        self.kill()
         with self._guard:
             self._popen.wait()
         if self._closed:
@@ -192,7 +200,7 @@ class Process:
         if self._ended(within=FAREWELL) is None:
             return WorkerError("the worker closed its connection")
         if self._killed:
-            return WorkerError(self._killed)
+            return WorkerStoppedError()
         if self._popen.returncode == OUT_OF_MEMORY:
             return OutOfMemoryError("out of memory")
         return WorkerError(_told(self._popen.returncode))

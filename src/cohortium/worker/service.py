@@ -142,21 +142,21 @@ def _read_assignment(request: wire.Assign, reading: int) -> tuple[Bundle, SiteDa
 
 
 def _refused(error: InvalidInputError) -> wire.Refused:
-    told = [
-        (
-            p.where[:LONGEST],
-            p.key[:LONGEST],
-            p.got[:LONGEST],
-            p.expected[:LONGEST],
-            p.advice[:LONGEST],
-        )
-        for p in error.problems[:100]
-    ]
-    return wire.Refused(told)
+    return wire.Refused(
+        [
+            (_told(p.where), _told(p.key), _told(p.got), _told(p.expected), _told(p.advice))
+            for p in error.problems[:100]
+        ]
+    )
 
 
 def _failed(reason: str) -> wire.Failed:
-    return wire.Failed(reason[:LONGEST], memory=any(word in reason for word in _MEMORY))
+    return wire.Failed(_told(reason), memory=any(word in reason for word in _MEMORY))
+
+
+def _told(text: str) -> str:
+    """Return what a message takes of a text: not too much, and nothing that is no UTF-8."""
+    return text[:LONGEST].encode("utf-8", "replace").decode("utf-8")
 
 
 def _at_once(fd: int, to_write: bool) -> None:

@@ -21,7 +21,12 @@ from cohortium.types import VALIDATION, Array, ArraySpec, Layout, Params, Statis
 from cohortium.worker import wire
 from cohortium.worker.isolation import Isolation, choose, environment_for
 from cohortium.worker.limits import Limits, size_told
-from cohortium.worker.process import OutOfMemoryError, Process, WorkerError
+from cohortium.worker.process import (
+    OutOfMemoryError,
+    Process,
+    WorkerError,
+    WorkerStoppedError,
+)
 
 LARGEST_MODEL = 1 << 34
 """Bytes of a model that a worker may speak of, where its memory is not limited (16 GiB)."""
@@ -99,7 +104,7 @@ class Worker:
         self._turn = threading.Lock()
         self._process: Process | None = None
         self._description: Description | None = None
-        self._starts, self._stopped = 0, ""
+        self._starts, self._stopped = 0, False
 
     @property
     def pid(self) -> int | None:
@@ -126,7 +131,7 @@ class Worker:
 
         Raises:
             ModelError: the model cannot be built, or does not fit the records.
-            WorkerError: the process failed.
+            WorkerError: the process failed, or was stopped.
         """
         with self._turn:
             return self._ready()[1]
@@ -151,10 +156,15 @@ class Worker:
         Args:
             run: what the site's actor asks for.
             at: the engine's clock, in seconds.
+
+        Raises:
+            WorkerStoppedError: `stop` was called; the step has neither run nor failed.
         """
         try:
             with self._turn:
                 update, cursor = self._perform(run)
+        except WorkerStoppedError:
+            raise
         except (WorkerError, ModelError) as error:
             return Done(run.round, run.attempt, run.step.id, None, None, str(error), at())
         return Done(run.round, run.attempt, run.step.id, update, cursor, "", at())
@@ -163,11 +173,11 @@ class Worker:
         """End the process, and start none again.
 
         Args:
-            now: kill it in the midst of a step, which then fails; else the step ends first.
+            now: kill it in the midst of a step; else the step ends first.
         """
-        self._stopped = "the worker was stopped"
+        self._stopped = True
         if now and self._process is not None:
-            self._process.kill(self._stopped)
+            self._process.kill()
         with self._turn:
             if self._process is not None:
                 self._process.close()
@@ -228,7 +238,7 @@ class Worker:
     def _ready(self) -> tuple[Process, Description]:
         """Return a process that has built the task, and what that is."""
         if self._stopped:
-            raise WorkerError(self._stopped)
+            raise WorkerStoppedError
         if self._process is not None and self._description is not None and self._process.alive:
             return self._process, self._description
         if self._process is not None:
@@ -245,7 +255,7 @@ class Worker:
 
     def _build(self, process: Process) -> Description:
         if self._stopped:
-            raise WorkerError(self._stopped)
+            raise WorkerStoppedError
         request, arrays = _request(self.assignment)
         try:
             built = process.ask(
