@@ -124,7 +124,7 @@ def migrate(engine: Engine, packages: Sequence[str], *, to: Sequence[str] = ("he
     script = ScriptDirectory(folders[0], version_locations=folders)
     with _MIGRATING, writing(engine) as connection:
         current = MigrationContext.configure(connection).get_current_heads()
-        _refuse_newer(engine, script, current)
+        _refuse_newer(engine, script, [*current, *(each for each in to if each != "heads")])
         for revision in to:
             _upgrade(connection, script, revision)
 
