@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
+from urllib.parse import quote
 
 from cohortium.errors import RefusedError
 from cohortium.host.run import HostedRun
 from cohortium.identity import Certificate, Document
 from cohortium.plan.plan import State
-from cohortium.researcher.profile import Place, Profile
+from cohortium.researcher.profile import Profile
 from cohortium.researcher.runs import ROSTER, RunCopy, save_roster
 from cohortium.researcher.studies import Study, bundle_of, one
 from cohortium.runtime.engine import RoundLog
@@ -70,21 +71,18 @@ class Inbox:
         place = self._profile.place
         question = {"instance": place.instance, "after": place.after, "wait": wait, "receipts": []}
         said = self._client.call("POST", "/v1/inbox", question, wait=wait)
-        if said["generation"] != place.generation:
-            fresh = not place.generation
-            place = replace(place, generation=str(said["generation"]), after=0)
-            self._save(place)
-            if not fresh:  # what was asked for was a number of another mailbox
-                return self.fetch(0.0)
-        notices = []
-        for message in said["messages"]:
+        anew = bool(place.generation) and said["generation"] != place.generation
+        messages = [] if anew else said["messages"]  # what was asked for was another mailbox's
+        after = 0 if anew else place.after
+        for message in messages:
             if message["kind"] == "frame":
                 self._keep(message["frame"])
-            else:
-                notices.append(message["notice"])
-            place = replace(place, after=max(place.after, int(message["seq"])))
-        self._save(place)
-        return notices
+            after = max(after, int(message["seq"]))
+        kept = replace(place, generation=str(said["generation"]), after=after)
+        self._profile.save("inbox.json", asdict(kept))
+        if anew:
+            return self.fetch(0.0)
+        return [message["notice"] for message in messages if message["kind"] == "notice"]
 
     def _keep(self, value: object) -> None:
         """Keep what a frame holds, if it is what it should be; else say why not."""
@@ -102,11 +100,8 @@ class Inbox:
             self.refused.append(f"a message was not believed: {error}")
 
     def _certificate(self, frame: Frame) -> Certificate:
-        path = f"/v1/certificates/{frame.host}?serial={frame.serial}&run={frame.run}"
-        return Certificate.from_json(self._client.call("GET", path))
-
-    def _save(self, place: Place) -> None:
-        self._profile.save("inbox.json", asdict(place))
+        path = f"/v1/certificates/{quote(frame.host)}?serial={frame.serial}&run={frame.run}"
+        return Certificate.from_json(self._client.call("GET", path)["certificate"])
 
 
 def follow(inbox: Inbox, client: HubClient, study: Study) -> Iterator[RoundLog | Study]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +23,6 @@ import platformdirs
 
 from cohortium.errors import ArgumentError, Problem
 from cohortium.identity import Identity
-from cohortium.store.files import write_private
 from cohortium.transport.client import HubClient, Waiting
 from cohortium.transport.joining import Joined, join
 from cohortium.transport.trust import HubTrust
@@ -139,7 +139,7 @@ class Profile:
     def save(self, name: str, table: Mapping[str, Any]) -> None:
         """Write a JSON file that only its owner may read."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(self.folder / name, json.dumps(table, indent=1).encode())
+        write_file(self.folder / name, json.dumps(table, indent=1).encode())
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what `save` wrote.
@@ -171,3 +171,17 @@ class Profile:
     def _renewed(self, trust: HubTrust) -> None:
         """Keep the hub's new working keys, which its root key certified."""
         self.save("hub.json", {**self.read("hub.json"), "trust": trust.to_json()})
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, whole; several commands may write it at once."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as part:
+        part.write(content)
+        part.flush()
+        os.fsync(part.fileno())
+    Path(part.name).replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # what is acknowledged next must outlive a power cut
+    finally:
+        os.close(folder)

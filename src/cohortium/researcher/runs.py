@@ -21,10 +21,10 @@ from cohortium.host.run import HostedRun
 from cohortium.identity import Document
 from cohortium.learning.model_file import from_bytes
 from cohortium.plan.plan import State
+from cohortium.researcher.profile import write_file
 from cohortium.runtime.closing import doubt
 from cohortium.runtime.codec import decode_log, most_bytes
 from cohortium.runtime.engine import RoundLog
-from cohortium.store.files import write_private
 from cohortium.transport.envelope import Frame
 from cohortium.types import Params, PartyId
 
@@ -70,9 +70,9 @@ class RunCopy:
             state = decode_log(bytes(content)).state
             if (state.round, state.attempt) != (frame.round, frame.attempt):
                 raise RefusedError("a log of another round than its frame says")
-            write_private(self._log(state.round, state.attempt), bytes(content))
+            write_file(self._log(state.round, state.attempt), bytes(content))
         else:
-            write_private(self._model(PartyId(frame.sender)), bytes(content))
+            write_file(self._model(PartyId(frame.sender)), bytes(content))
 
     def logs(self, after: State | None = None) -> Iterator[RoundLog]:
         """Yield the rounds that are here, each checked against the one before, oldest first.
@@ -134,4 +134,4 @@ class RunCopy:
 def save_roster(folder: Path, document: Document) -> None:
     """Keep a run's signed roster."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(folder / ROSTER, json.dumps(document.to_json()).encode())
+    write_file(folder / ROSTER, json.dumps(document.to_json()).encode())

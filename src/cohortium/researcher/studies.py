@@ -15,8 +15,7 @@ from cohortium.governance.grant import Grant
 from cohortium.governance.roster import HUB
 from cohortium.identity import Document
 from cohortium.plan.plan import Member
-from cohortium.researcher.profile import Profile
-from cohortium.store.files import write_private
+from cohortium.researcher.profile import Profile, write_file
 from cohortium.study.bundle import Bundle, named_files
 from cohortium.study.compile import compile_plan
 from cohortium.study.read import parse, read
@@ -176,9 +175,9 @@ def save(profile: Profile, text: str, bundle: Bundle) -> None:
     folder = profile.folder / "studies" / bundle.digest
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for content in bundle.files.values():
-        write_private(folder / hashlib.sha256(content).hexdigest(), content)
-    write_private(folder / TEXT, text.encode())
-    write_private(folder / FILES, json.dumps(digests(bundle)).encode())
+        write_file(folder / hashlib.sha256(content).hexdigest(), content)
+    write_file(folder / TEXT, text.encode())
+    write_file(folder / FILES, json.dumps(digests(bundle)).encode())
 
 
 def bundle_of(profile: Profile, client: HubClient, study: Study) -> Bundle:
