@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.processes import ROOT
 
-WORKLOADS = ("w1", "w2", "w2_sequential", "w3", "w3_many", "w7", "w8")
+WORKLOADS = ("w1", "w2", "w2_sequential", "w3", "w3_many", "w4", "w7", "w8")
 
 if __name__ == "__main__":
     codes = [

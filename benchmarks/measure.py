@@ -134,7 +134,11 @@ def main(
     if size == Size(sites, rounds, engine=size.engine) and not arguments.alone:
         others += [peer(name) for name in peers]
     if others:
-        line |= {"times_as_many_client_rounds_per_cpu_s": ratios(line, others), "beside": others}
+        line |= {
+            "times_as_many_client_rounds_per_cpu_s": ratios(line, others),
+            "times_as_fast": walls(line, others),
+            "beside": others,
+        }
     print(json.dumps(line | ({"note": note} if note else {}) | {"machine": machine()}))
 
 
@@ -170,6 +174,16 @@ def ratios(line: Line, others: Sequence[Line]) -> dict[str, dict[str, float]]:
     keys = {"steady": "client_rounds_per_cpu_s", "with start-up": "client_rounds_per_cpu_s_total"}
     return {
         other["system"]: {name: round(line[key] / other[key], 2) for name, key in keys.items()}
+        for other in others
+        if "system" in other
+    }
+
+
+def walls(line: Line, others: Sequence[Line]) -> dict[str, float]:
+    """Return, by system, how many of our steady rounds pass on a wall in one of theirs."""
+    ours = max(line["wall_per_round_s"], 1e-9)
+    return {
+        other["system"]: round(other["wall_per_round_s"] / ours, 2)
         for other in others
         if "system" in other
     }
