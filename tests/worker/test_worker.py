@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cohortium.errors import ModelError
 from cohortium.learning.model_file import save
+from cohortium.learning.pytorch import fitting_threads
 from cohortium.learning.task import Cursor
 from cohortium.plan.step import Step
 from cohortium.runtime.agreeing import agree, work_of
@@ -31,6 +32,7 @@ from cohortium.runtime.building import initial_model
 from cohortium.runtime.engine import Federation, Finished
 from cohortium.runtime.events import Done, Run
 from cohortium.runtime.in_process import Sequential
+from cohortium.runtime.simulation import simulate
 from cohortium.runtime.training import Training
 from cohortium.study.bundle import Bundle
 from cohortium.study.study import Study
@@ -39,6 +41,8 @@ from cohortium.worker.isolation import ISOLATIONS, Isolation, choose, hindrance
 from cohortium.worker.limits import MIB, Limits
 from cohortium.worker.process import WorkerError, WorkerStoppedError
 from cohortium.worker.worker import Assignment, Worker
+
+QUICK = Limits(nice=0)
 
 MODES = ("well", "raise", "sys.exit", "os._exit", "crash", "memory", "loop", "spawn", "look", "say")
 
@@ -120,6 +124,11 @@ def trained_here(bench: Bench) -> Training:
     return Training(bench.task(study), bench.data, work_of(study), study.study.seed)
 
 
+def performed(here: Training, run: Run) -> Done:
+    with fitting_threads(here.task.layout.nbytes):
+        return here.perform(run, at=17.0)
+
+
 def a_run(
     params: Params, op: Literal["train", "evaluate"] = "train", *, mode: str = "well", **more: Any
 ) -> Run:
@@ -160,7 +169,9 @@ def params(bench: Bench) -> Params:
 @pytest.fixture(scope="module")
 def warm(bench: Bench) -> Iterator[Worker]:
     """A worker that tests share: none of them may leave it unable to go on."""
-    with Worker(assignment(bench), limits=Limits(memory_bytes=1024 * MIB, seconds=20)) as worker:
+    with Worker(
+        assignment(bench), limits=replace(QUICK, memory_bytes=1024 * MIB, seconds=20)
+    ) as worker:
         yield worker
 
 
@@ -185,12 +196,14 @@ def finished(bench: Bench, training: Training) -> Finished:
         value=task.value,
     )
     initial = bench.initial(bench.study, task)
-    return Sequential().run(Federation(agreement, training, lambda: initial))
+    federation = Federation(agreement, training, lambda: initial)
+    with fitting_threads(task.layout.nbytes):  # as a simulation does
+        return Sequential().run(federation)
 
 
 def test_a_federation_of_workers_ends_in_the_same_bits(bench: Bench) -> None:
     here = trained_here(bench)
-    workers = {site: Worker(assignment(bench, site)) for site in bench.sites}
+    workers = {site: Worker(assignment(bench, site), limits=QUICK) for site in bench.sites}
     try:
         there = InWorkers(here.task, {}, here.work, here.seed, workers)
         found, expected = finished(bench, there), finished(bench, here)
@@ -203,6 +216,8 @@ def test_a_federation_of_workers_ends_in_the_same_bits(bench: Bench) -> None:
     assert {p: m.digest for p, m in found.models.items()} == {
         p: m.digest for p, m in expected.models.items()
     }
+    simulated = simulate(bench.bundle, hospitals(), engine="sequential")
+    assert simulated.model.digest in {model.digest for model in found.models.values()}
     assert len(set(pids)) == 2
     assert [worker.restarts for worker in workers.values()] == [0, 0]
 
@@ -216,14 +231,14 @@ def test_every_isolation_computes_the_same(
     here = trained_here(bench)
     cursor = Cursor(1, 5)
     runs = [a_run(params, measure=True, slot=cursor), a_run(params, "evaluate")]
-    with Worker(assignment(bench), isolation=isolation) as worker:
+    with Worker(assignment(bench), limits=QUICK, isolation=isolation) as worker:
         assert worker.initial().digest == params.digest == worker.describe().initial
         assert worker.describe().layout == here.task.layout
         assert worker.describe().statistics == here.task.statistics
         assert worker.describe().metrics == here.task.metrics
         assert worker.describe().environment["numpy"] == np.__version__
         for run in runs:
-            assert_same(worker.run(run, at=clock), here.perform(run, at=17.0))
+            assert_same(worker.run(run, at=clock), performed(here, run))
 
 
 def test_large_models_compute_as_many_threads_as_here() -> None:
@@ -231,19 +246,19 @@ def test_large_models_compute_as_many_threads_as_here() -> None:
     wide = {**TABLES["task"], "model": {"kind": "mlp", "hidden": [600, 600]}}
     bench = bench_of({**TABLES, "task": wide})
     here = trained_here(bench)
-    with Worker(assignment(bench)) as worker:
+    with Worker(assignment(bench), limits=QUICK) as worker:
         run = a_run(worker.initial())
         assert run.params.nbytes > 1 << 20
-        assert_same(worker.run(run, at=clock), here.perform(run, at=17.0))
+        assert_same(worker.run(run, at=clock), performed(here, run))
 
 
 def test_a_model_without_pytorch_needs_none_in_the_worker() -> None:
     linear = {**TABLES["task"], "model": {"kind": "linear", "framework": "numpy"}}
     bench = bench_of({**TABLES, "task": linear})
     here = trained_here(bench)
-    with Worker(assignment(bench), limits=Limits(memory_bytes=192 * MIB)) as worker:
+    with Worker(assignment(bench), limits=replace(QUICK, memory_bytes=192 * MIB)) as worker:
         run = a_run(worker.initial())
-        assert_same(worker.run(run, at=clock), here.perform(run, at=17.0))
+        assert_same(worker.run(run, at=clock), performed(here, run))
 
 
 def test_the_worker_stays_warm_and_study_code_that_raises_fails_its_step_only(
@@ -251,13 +266,13 @@ def test_the_worker_stays_warm_and_study_code_that_raises_fails_its_step_only(
 ) -> None:
     here = trained_here(bench)
     well = a_run(params)
-    assert_same(warm.run(well, at=clock), here.perform(well, at=17.0))
+    assert_same(warm.run(well, at=clock), performed(here, well))
     pid, restarts = warm.pid, warm.restarts
     for mode, reason in (("raise", "ZeroDivisionError: on purpose"), ("sys.exit", "SystemExit: 3")):
         done = warm.run(a_run(params, mode=mode), at=clock)
         assert done == Done(1, 0, "step/a", None, None, reason, 17.0)
     assert warm.run(a_run(params, mode="say"), at=clock).reason == ""  # more than a pipe holds
-    assert_same(warm.run(well, at=clock), here.perform(well, at=17.0))
+    assert_same(warm.run(well, at=clock), performed(here, well))
     assert (warm.pid, warm.restarts) == (pid, restarts)
 
 
@@ -279,7 +294,7 @@ def test_a_lost_process_fails_its_step_and_the_next_step_has_a_new_one(
     if mode == "os._exit":
         assert warm.output.endswith("a patient of 41 years\n")  # for the site's own eyes only
     well = a_run(params, "evaluate")
-    assert_same(warm.run(well, at=clock), trained_here(bench).perform(well, at=17.0))
+    assert_same(warm.run(well, at=clock), performed(trained_here(bench), well))
     assert warm.pid != pid
     assert warm.restarts == restarts + 1
 
@@ -298,14 +313,14 @@ def test_a_process_that_was_killed_between_two_steps_fails_none(
 
 
 def test_an_endless_loop_ends_with_its_time(bench: Bench, params: Params) -> None:
-    with Worker(assignment(bench), limits=Limits(seconds=1)) as worker:
+    with Worker(assignment(bench), limits=replace(QUICK, seconds=1)) as worker:
         worker.describe()
         assert worker.run(a_run(params, mode="loop"), at=clock).reason == "no result within 1 s"
         assert not worker.alive
 
 
 def test_stopping_now_does_not_wait_for_a_step(bench: Bench, params: Params) -> None:
-    worker = Worker(assignment(bench))
+    worker = Worker(assignment(bench), limits=QUICK)
     worker.describe()
     found: list[BaseException] = []
 
@@ -353,7 +368,7 @@ def test_study_code_reaches_nothing_but_its_records(params: Params, tmp_path: Pa
 )
 def test_a_wrong_model_is_refused_as_it_is_here(bench: Bench, code: str, got: str) -> None:
     bundle = replace(bench.bundle, files={"net.py": code.encode()})
-    with Worker(replace(assignment(bench), bundle=bundle)) as worker:
+    with Worker(replace(assignment(bench), bundle=bundle), limits=QUICK) as worker:
         with pytest.raises(ModelError) as caught:
             worker.describe()
         assert not worker.alive
@@ -369,7 +384,7 @@ def Net():
 """
     bundle = replace(bench.bundle, files={"net.py": code.encode()})
     with (
-        Worker(replace(assignment(bench), bundle=bundle)) as worker,
+        Worker(replace(assignment(bench), bundle=bundle), limits=QUICK) as worker,
         pytest.raises(WorkerError, match="differs each time"),
     ):
         worker.initial()
@@ -389,7 +404,7 @@ def test_a_study_starts_from_its_own_file(tmp_path: Path, bench: Bench, params: 
     task = {**TABLES["task"], "initial_model": "model.safetensors"}
     study = Study.from_dict({**TABLES, "task": task})
     bundle = Bundle(study, {**bench.bundle.files, "model.safetensors": content})
-    with Worker(replace(assignment(bench), bundle=bundle)) as worker:
+    with Worker(replace(assignment(bench), bundle=bundle), limits=QUICK) as worker:
         assert worker.describe().initial == own.digest == worker.initial().digest
     assert initial_model(bundle, bench.task(bench.study)).digest == own.digest
 
