@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,12 +176,21 @@ def federation(folder: Path, **settings: Any) -> Iterator[Federation]:
         yield Federation(hub, folder)
 
 
+def until(found: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    """Return something as soon as it is there."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if value := found():
+            return value
+        pause.wait(0.02)
+    raise TimeoutError("it did not come")
+
+
 def until_ended(site: Site, run: str, *, seconds: float = 60.0) -> str:
     """Return how a run ended at a node; waits for it."""
-    woken = threading.Event()
-    for _ in range(int(seconds / 0.05)):
+
+    def status() -> str:
         known = site.runs.get(run)
-        if known is not None and not known.goes_on:
-            return known.status
-        woken.wait(0.05)
-    raise TimeoutError(f"run {run} goes on")
+        return "" if known is None or known.goes_on else known.status
+
+    return str(until(status, seconds=seconds))

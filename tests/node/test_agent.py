@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import threading
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.node.federation import Federation, federation, study, until_ended
+import structlog
+from tests.hub.running import running
+from tests.node.federation import (
+    Federation,
+    Node,
+    federation,
+    study,
+    until,
+    until_ended,
+    write_records,
+)
+from tests.node.servers import web_server
 
+from cohortium.errors import RefusedError, RunFailedError
+from cohortium.node import session
+from cohortium.node.agent import Agent
+from cohortium.node.folder import Home
+from cohortium.node.joining import rotate_keys
 from cohortium.node.site import opened
+from cohortium.node.work import StudyWork
+from cohortium.runtime.events import Done, Run
+from cohortium.runtime.simulation import simulate
+from cohortium.transport.errors import ConflictError
 
 
 @pytest.fixture
@@ -19,14 +45,315 @@ def alliance(tmp_path: Path) -> Iterator[Federation]:
         yield alliance
 
 
-def test_two_nodes_finish_a_study(alliance: Federation) -> None:
-    digest = alliance.approved(study())
-    with alliance.nodes["aachen"].up(), alliance.nodes["bonn"].up():
+def model_of(node: Node, run: str) -> str:
+    """Return the digest of the model that a run ended with at a node."""
+    with opened(node.home) as site:
+        known = site.runs.get(run)
+        assert known is not None
+        folder = node.home.journal / run / node.name
+        (file,) = folder.iterdir()
+        return file.name
+
+
+def ended(node: Node, run: str) -> str:
+    with opened(node.home) as site:
+        return until_ended(site, run)
+
+
+def round_of(node: Node, run: str) -> int:
+    with opened(node.home) as site:
+        known = site.runs.get(run)
+        return -1 if known is None else known.round
+
+
+def test_two_nodes_end_with_the_model_of_the_simulation(
+    alliance: Federation, tmp_path: Path
+) -> None:
+    text = study(plan='sites = ["aachen", "bonn"]').replace("[data]", '[data]\ndataset = "here"')
+    digest = alliance.approved(text)
+    a, b = alliance.nodes.values()
+    with a.up(), b.up():
         run = alliance.start(digest)
-        for node in alliance.nodes.values():
-            with opened(node.home) as site:
-                assert until_ended(site, run) == "finished"
-                known = site.runs.get(run)
-                assert known is not None
-                assert known.round == 3
-                assert site.consents.get(digest).seconds > 0
+        assert [ended(a, run), ended(b, run)] == ["finished", "finished"]
+    assert round_of(a, run) == 3
+    (tmp_path / "records").mkdir()
+    for node in (a, b):
+        shutil.copy(node.records, tmp_path / "records")
+    (tmp_path / "study.toml").write_text(text)
+    result = simulate(tmp_path / "study.toml", data=tmp_path / "records", engine="sequential")
+    assert {model_of(a, run), model_of(b, run)} == {result.model.digest}
+    with opened(a.home) as site:
+        assert site.consents.get(digest).seconds > 0
+
+
+def test_one_node_per_key(
+    alliance: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RETRY", 0.01)
+    node = alliance.nodes["aachen"]
+    copy = Node(Home.at(tmp_path / "copy"), node.records)
+    with node.up():
+        until(lambda: fact(node, "contact"))
+        shutil.copytree(node.home.folder, copy.home.folder)
+        with opened(copy.home) as site, pytest.raises(RunFailedError, match="second process"):
+            Agent(site).run()
+    with opened(copy.home) as site:  # the first one has gone, and the copy goes on after it
+        agent = Agent(site)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        until(lambda: site.fact("instance")["taken"])
+        agent.order("kill")
+        thread.join()
+    with opened(node.home) as site, pytest.raises(RunFailedError, match="took over"):
+        Agent(site).run()
+
+
+def fact(node: Node, key: str) -> Any:
+    with opened(node.home) as site:
+        return site.fact(key)
+
+
+def test_a_second_node_in_one_folder_is_refused(alliance: Federation) -> None:
+    node = alliance.nodes["aachen"]
+    with node.up(), opened(node.home) as site:
+        until(lambda: node.home.running())
+        with pytest.raises(RefusedError, match=r"running in .* already"):
+            Agent(site).run()
+
+
+def test_a_revoked_site_stops_and_says_so(alliance: Federation) -> None:
+    node = alliance.nodes["aachen"]
+    body = {"reason": "left the consortium"}
+    revoke = partial(alliance.hub.coordinator.call, "POST", "/v1/sites/aachen/revoke", body)
+    with opened(node.home) as site:
+        agent = Agent(site)
+        revoking = threading.Thread(target=lambda: (until(lambda: site.fact("contact")), revoke()))
+        revoking.start()
+        with pytest.raises(RunFailedError, match=r"revoked.*ask the coordinator"):
+            agent.run()
+        revoking.join()
+
+
+def test_new_keys_are_taken_up_while_it_runs(alliance: Federation) -> None:
+    node = alliance.nodes["aachen"]
+    with node.up() as agent:
+        until(lambda: fact(node, "contact"))
+        assert rotate_keys(node.home) == 2
+        agent.order("reload")
+        digest = alliance.approved(study())
+        with alliance.nodes["bonn"].up():
+            assert ended(node, alliance.start(digest)) == "finished"
+
+
+def test_what_changed_after_the_approval_is_not_trained_on(alliance: Federation) -> None:
+    digest = alliance.approved(study(participation="quorum = 1"))
+    a, b = alliance.nodes.values()
+    write_records(a.records, seed=77)
+    with opened(a.home) as site:
+        site.datasets.add("records", a.records)
+    with a.up(), b.up():
+        run = alliance.start(digest)
+        assert ended(b, run) == "finished"
+        assert ended(a, run) == "finished"
+    with opened(a.home) as site:
+        known = site.runs.get(run)
+    assert known is not None
+    assert "changed since the study was approved" in known.reason
+
+
+def test_a_consent_that_is_taken_back_ends_the_part_of_this_site(alliance: Federation) -> None:
+    digest = alliance.approved(study(rounds=200, participation="quorum = 1"))
+    a, b = alliance.nodes.values()
+    with a.up(), b.up():
+        run = alliance.start(digest)
+        until(lambda: round_of(a, run) > 0)
+        with a.approvals() as approvals:
+            said = approvals.decline(digest, "the board said no")
+        assert "takes no further part" in said
+        with opened(a.home) as site:
+            spent = until_quiet(lambda: site.consents.get(digest).seconds)
+        assert round_of(b, run) < 200
+        alliance.researcher().call("POST", f"/v1/studies/{digest}/stop", {"reason": "enough"})
+        assert ended(b, run) == "stopped"
+        assert ended(a, run) == "stopped"
+    with opened(a.home) as site:
+        assert site.consents.get(digest).seconds == spent
+
+
+def until_quiet(value: Any) -> Any:
+    """Return a value once it no longer changes from one look to the next."""
+    pause = threading.Event()
+    before = value()
+    while True:
+        pause.wait(0.5)
+        now = value()
+        if now == before:
+            return now
+        before = now
+
+
+def test_a_study_is_paused_and_goes_on(alliance: Federation) -> None:
+    digest = alliance.approved(study(rounds=40))
+    a, b = alliance.nodes.values()
+    researcher = alliance.researcher()
+    with a.up(), b.up():
+        run = alliance.start(digest)
+        until(lambda: round_of(a, run) > 0)
+        researcher.call("POST", f"/v1/studies/{digest}/pause", {})
+        with opened(a.home) as site:
+            until(lambda: site.runs.get(run).status == "paused")  # type: ignore[union-attr]
+        paused = until_quiet(lambda: round_of(a, run))
+        assert paused < 40
+        researcher.call("POST", f"/v1/studies/{digest}/resume", {})
+        assert ended(a, run) == "finished"
+    assert round_of(a, run) == 40
+
+
+def test_a_hub_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    with federation(tmp_path) as alliance:
+        a, b = alliance.node("aachen", seed=1), alliance.node("bonn", seed=2)
+        digest = alliance.approved(study(rounds=60))
+        folder, port = alliance.hub.folder, alliance.hub.port
+    settings = folder.settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
+    folder.save_settings(settings)
+    folder = type(folder).at(folder.folder)
+    with structlog.testing.capture_logs() as lines, a.up(), b.up():
+        until(lambda: any("does not answer" in line["event"] for line in lines))
+        with running(folder) as hub:
+            alliance.hub = hub
+            run = alliance.start(digest)
+            until(lambda: round_of(a, run) > 1)
+        with running(folder):
+            assert ended(a, run) == "finished"
+            assert ended(b, run) == "finished"
+    said = [line["event"] for line in lines if line["event"].startswith("the hub")]
+    assert 1 <= said.count("the hub is back") <= 4
+    assert said.count("the hub does not answer; trying on") == said.count("the hub is back")
+
+
+def test_the_step_in_progress_ends_before_a_stop(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = alliance.approved(study(rounds=200))
+    a, b = alliance.nodes.values()
+    begun, go_on, done = threading.Event(), threading.Event(), list[Done]()
+    perform = StudyWork.run
+
+    def slowly(self: StudyWork, run: Run, *, at: Any) -> Done:
+        found = perform(self, run, at=at)
+        if run.party == "aachen" and run.round == 2 and run.step.op == "train":
+            begun.set()
+            assert go_on.wait(20)
+            done.append(found)
+        return found
+
+    monkeypatch.setattr(StudyWork, "run", slowly)
+    with a.up() as agent, b.up():
+        run = alliance.start(digest)
+        assert begun.wait(20)
+        agent.order("stop")
+        assert not agent.ended.wait(0.2)
+        go_on.set()
+        assert agent.ended.wait(20)
+        assert len(done) == 1
+        monkeypatch.setattr(StudyWork, "run", perform)
+        performed: list[tuple[str, int]] = []
+
+        def noted(self: StudyWork, run: Run, *, at: Any) -> Done:
+            performed.append((run.party, run.round))
+            return perform(self, run, at=at)
+
+        monkeypatch.setattr(StudyWork, "run", noted)
+        with a.up():
+            until(lambda: round_of(a, run) > 3)
+    assert ("aachen", 2) not in [entry for entry in performed if entry[1] == 2][:1]
+
+
+def test_pending_approvals_are_announced_once(tmp_path: Path) -> None:
+    with web_server() as posts, federation(tmp_path) as alliance:
+        node = alliance.node("aachen", toml=f'[notify]\nwebhook = "{posts.url}"\n')
+        digest = alliance.submit(study("announced"))
+        alliance.submit(study("not-for-us", plan='sites = ["bonn"]'))
+        with node.up():
+            until(lambda: posts.bodies)
+            until(lambda: notified(node, digest))
+        with node.up():
+            until(lambda: node.home.running())
+            later = alliance.submit(study("later"))
+            until(lambda: notified(node, later))
+    bodies = [json.loads(body) for body in posts.bodies]
+    assert [body["study"] for body in bodies] == ["announced", "later"]
+    assert bodies[0]["digest"] == digest
+    assert bodies[0]["command"].startswith("cohortium node study show")
+
+
+def notified(node: Node, digest: str) -> bool:
+    with opened(node.home) as site:
+        return any(o.digest == digest and o.notified for o in site.consents.all())
+
+
+def test_monitoring_reads_counts_and_no_names(tmp_path: Path) -> None:
+    with federation(tmp_path) as alliance:
+        node = alliance.node("aachen", toml='[metrics]\nlisten = "127.0.0.1:0"\n')
+        alliance.submit(study("secret-study"))
+        with structlog.testing.capture_logs() as lines, node.up():
+            until(lambda: [line for line in lines if line["event"] == "node up"])
+            (port,) = [line["metrics_port"] for line in lines if line["event"] == "node up"]
+            until(lambda: b"studies_waiting 1.0" in get(port, "metrics"))
+            metrics = get(port, "metrics")
+            assert b"hub_reachable 1.0" in metrics
+            assert b"secret-study" not in metrics
+            assert b"aachen" not in metrics
+            assert json.loads(get(port, "healthz")) == {"status": "ok", "hub": "reachable"}
+
+
+def get(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+        found: bytes = answer.read()
+        return found
+
+
+def test_journals_of_runs_that_ended_long_ago_are_dropped(tmp_path: Path) -> None:
+    with federation(tmp_path) as alliance:
+        a, b = alliance.node("aachen", seed=1), alliance.node("bonn", seed=2)
+        digest = alliance.approved(study())
+        with a.up(), b.up():
+            run = alliance.start(digest)
+            assert ended(a, run) == "finished"
+            assert ended(b, run) == "finished"
+        assert (a.home.journal / run).exists()
+        text = (a.home.folder / "node.toml").read_text()
+        (a.home.folder / "node.toml").write_text(text.replace("gpu", "journal_days = 0, gpu"))
+        with Node(Home.at(a.home.folder), a.records).up():
+            until(lambda: not (a.home.journal / run).exists())
+        assert (b.home.journal / run).exists()
+        assert round_of(a, run) == 3
+
+
+def test_a_lease_is_asked_for_again_under_the_same_name(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the hub's answer and this node's note of it must not break the chain."""
+    node = alliance.nodes["aachen"]
+    with node.up():
+        until(lambda: fact(node, "contact"))
+    with opened(node.home) as site:
+        names = site.fact("instance")
+        site.remember("instance", {**names, "taken": False})
+    with node.up():
+        until(lambda: fact(node, "instance")["taken"])
+        assert fact(node, "instance")["id"] == names["id"]
+
+
+def test_a_predecessor_that_never_goes_is_named(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LEASE_TRIES", 1)
+    node = alliance.nodes["aachen"]
+    with node.up():
+        until(lambda: fact(node, "contact"))
+    with opened(node.home) as site:
+        site.remember("instance", {"id": "ff" * 16, "before": "", "taken": True})
+        with pytest.raises(RunFailedError, match="took over") as caught:
+            Agent(site).run()
+    assert isinstance(caught.value.__cause__, ConflictError)

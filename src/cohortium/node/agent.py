@@ -38,13 +38,17 @@ class Agent:
 
     Args:
         site: the node's folder.
+
+    Attributes:
+        metrics: what it counts.
+        ended: set when it has ended.
     """
 
     def __init__(self, site: Site) -> None:
         self._site, self._home = site, site.home
         self._log = structlog.get_logger()
         self._orders = queue.SimpleQueue[Order | BaseException | None]()
-        self.metrics = Metrics()
+        self.metrics, self.ended = Metrics(), threading.Event()
         self._session: Session | None = None
 
     def order(self, order: Order) -> None:
@@ -59,13 +63,16 @@ class Agent:
             ArgumentError: this node has not joined a hub, or its settings are wrong.
             RunFailedError: the hub turned this node away, and a person has to do something.
         """
-        with self._home.locked():
-            self._site.remember("stopped", None)
-            settings = self._home.settings
-            with served(settings.metrics.listen, self.metrics, self._health) as port:
-                self._log.info("node up", home=str(self._home.folder), metrics_port=port)
-                self._sessions()
-            self._log.info("node down")
+        try:
+            with self._home.locked():
+                self._site.remember("stopped", None)
+                listen = self._home.settings.metrics.listen
+                with served(listen, self.metrics, self._health) as port:
+                    self._log.info("node up", home=str(self._home.folder), metrics_port=port)
+                    self._sessions()
+                self._log.info("node down")
+        finally:
+            self.ended.set()
 
     def _sessions(self) -> None:
         pause = FIRST_PAUSE

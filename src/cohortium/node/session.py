@@ -50,6 +50,9 @@ RETRY = 5.0
 """Seconds before mail is taken in again where this machine's disk was in the way."""
 
 DAY = 24 * 3600.0
+BRIEF = 0.5
+"""A pause between two tries, in seconds, up to which the hub does not count as away."""
+
 CONTACT = 30.0
 """Seconds after which it is written down again that the hub answers."""
 
@@ -82,6 +85,7 @@ class Session:
         self._turns = Turns(settings.limits, self._home.folder, spent=self._spent)
         self._carriers: dict[str, Carrier] = {}
         self._works: dict[str, StudyWork] = {}
+        self._announced: set[tuple[str, float]] = set()
         self._stopping = threading.Event()
         self._refusal: RefusedError | None = None
         self._instance = ""
@@ -216,8 +220,7 @@ class Session:
                 self._site.runs.erase(run.run, self._home.journal)
 
     def _away(self, error: CohortiumError, seconds: float) -> None:
-        del seconds
-        if not self._is_away and not self._stopping.is_set():
+        if seconds > BRIEF and not self._is_away and not self._stopping.is_set():
             self._is_away = True
             self._metrics.reachable.set(0)
             self._log.warning("the hub does not answer; trying on", reason=str(error))
@@ -283,7 +286,9 @@ class Session:
     def _offered(self, study: Mapping[str, Any]) -> None:
         offer = self._site.consents.offered(study)
         wanted = study["sites"] is None or self._identity.name in study["sites"]
-        if offer.waits and wanted and not offer.notified:
+        asked = offer.digest, float(study["submitted_at"])
+        if offer.waits and wanted and not offer.notified and asked not in self._announced:
+            self._announced.add(asked)
             self._log.info("a study waits for approval", study=offer.digest[:12])
             message = waits_for_approval(offer.name, purpose=offer.purpose, digest=offer.digest)
             self._notifier.send(message)
@@ -398,7 +403,8 @@ class Session:
         if work is not None:
             work.stop()
         self._carriers.pop(run, None)
-        self._site.runs.set(run, status=state.status, round=state.round, reason=state.reason)
+        why = {"reason": state.reason} if state.reason else {}
+        self._site.runs.set(run, status=state.status, round=state.round, **why)
         self._log.info("run ended", run=run, study=study[:12], status=state.status)
         if state.status == "stopped":
             self._tell_stopped(study)
