@@ -59,9 +59,25 @@ lint: $(HAS_DEV) ## style, types and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: system
+system: ## install the Debian packages that some tests drive, where that may be done
+	@lacking=`sed 's/#.*//' tests/system-packages.txt | while read -r name; do \
+	  [ -z "$$name" ] || dpkg -s "$$name" >/dev/null 2>&1 || echo "$$name"; done`; \
+	if [ -z "$$lacking" ]; then exit 0; \
+	elif [ "`id -u`" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing" $$lacking; apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	    apt-get install -y -qq --no-install-recommends $$lacking >/dev/null; \
+	else echo "Tests that drive these Debian packages are skipped:" $$lacking >&2; fi
+
 .PHONY: test
-test: lint ## lint, then every test, with coverage
+test: lint system ## lint, then every test, with coverage
 	$(SINGLE) $(BIN)/pytest -n $(JOBS) --cov
+
+.PHONY: chaos
+chaos: $(HAS_DEV) ## a hundred thousand seeded histories of faults against the actors, then every kill
+	$(SINGLE) $(BIN)/python -m cohortium.testing.chaos --histories 100000 --jobs $(JOBS)
+	$(SINGLE) COHORTIUM_CHAOS=all $(BIN)/pytest tests/federation
 
 .PHONY: reference
 reference: $(HAS_DEV) ## write the generated pages of docs/ anew
