@@ -113,6 +113,7 @@ class SmallHub:
             ssl_keyfile=None if self.plain else self.key,
             timeout_graceful_shutdown=1,
         )
+        config.load()  # here, where a failure is seen
         self._server = _Server(config)
         run = self._server.run
         self._thread = threading.Thread(target=lambda: run(sockets=[listening]), daemon=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -10,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from cohortium.errors import InvalidInputError
+from cohortium.identity import Identity
 from cohortium.testing.relay import Relay
 from cohortium.transport.errors import ClockError, UnauthorisedError, UnreachableError
 from cohortium.transport.probe import probe
 from cohortium.transport.route import route
+from cohortium.transport.signing import Request, sign_response
 from cohortium.transport.trust import HubTrust, meet
 
 from .authority import Authority
@@ -27,10 +32,12 @@ def failure(dial: Dial, url: str, **options: object) -> UnreachableError:
     return caught.value
 
 
-def closed_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """Yield a port that nobody listens on, and that nobody else gets."""
+    with closing(socket.socket()) as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 def test_a_name_that_is_not_known(dial: Dial) -> None:
@@ -39,8 +46,8 @@ def test_a_name_that_is_not_known(dial: Dial) -> None:
     assert "the name of https://hub.invalid is not known here" in str(error)
 
 
-def test_nobody_listens(dial: Dial) -> None:
-    error = failure(dial, f"https://localhost:{closed_port()}")
+def test_nobody_listens(dial: Dial, deaf: int) -> None:
+    error = failure(dial, f"https://localhost:{deaf}")
     assert error.reason == "refused"
     assert "Is it running, and is the port right?" in str(error)
 
@@ -74,14 +81,14 @@ def test_a_file_of_authorities_makes_it_trusted(dial: Dial, hub: SmallHub) -> No
 
 def test_a_certificate_for_another_name(dial: Dial, tmp_path: Path) -> None:
     elsewhere = Authority(tmp_path / "ca", "the hub's own authority")
-    with SmallHub(tmp_path / "hub", authority=elsewhere, hosts=("hub.test",)) as hub:
+    with SmallHub(tmp_path / "other", authority=elsewhere, hosts=("hub.test",)) as hub:
         error = failure(dial, hub.url, hub=hub.trust)
     assert error.reason == "certificate"
     assert "localhost" in str(error)
 
 
 def test_a_certificate_whose_time_is_over(dial: Dial, tmp_path: Path) -> None:
-    with SmallHub(tmp_path / "hub", until=-timedelta(hours=1)) as hub:
+    with SmallHub(tmp_path / "other", until=-timedelta(hours=1)) as hub:
         error = failure(dial, hub.url, hub=hub.trust)
     assert "expired" in str(error)
 
@@ -106,8 +113,8 @@ def test_a_proxy_that_is_none_is_refused_without_its_password(proxy: str) -> Non
     assert "secret" not in str(caught.value)
 
 
-def test_a_proxy_that_is_not_there_is_named_without_its_password(dial: Dial) -> None:
-    error = failure(dial, "https://hub.test", proxy=f"http://me:secret@localhost:{closed_port()}")
+def test_a_proxy_that_is_not_there_is_named_without_its_password(dial: Dial, deaf: int) -> None:
+    error = failure(dial, "https://hub.test", proxy=f"http://me:secret@localhost:{deaf}")
     assert error.reason == "refused"
     assert "the proxy http://me:***@localhost:" in str(error)
 
@@ -126,6 +133,21 @@ def test_a_hub_whose_tls_is_anothers_is_not_met(hub: SmallHub, tmp_path: Path) -
     with pytest.raises(UnreachableError) as caught:
         meet(hub.url, hub.id)
     assert caught.value.reason == "certificate"
+
+
+def test_an_authority_that_somebody_put_in_is_not_believed(hub: SmallHub, tmp_path: Path) -> None:
+    """Who sits in between has the hub's certificate, but cannot sign that its authority is his."""
+    request = Request("GET", "/v1/hub", {})
+    said = {
+        "certificate": hub.identity.certificate.to_json(),
+        "ca": Authority(tmp_path / "other", "another").pem,
+    }
+    body = json.dumps(said).encode()
+    stranger = Identity.create("@hub", role="hub", now=0.0)
+    fields = sign_response(200, body, request=request, signer=stranger, now=time.time())
+    hub.faults.append((200, fields, body))
+    with pytest.raises(UnauthorisedError):
+        meet(hub.url, hub.id)
 
 
 def test_a_hub_is_not_met_with_clocks_that_differ(hub: SmallHub) -> None:
@@ -163,8 +185,8 @@ def test_a_probe_sees_that_the_certificate_is_not_the_hubs(hub: SmallHub, tmp_pa
     assert found.problem.reason == "certificate"
 
 
-def test_a_probe_of_nothing_says_so() -> None:
-    found = probe(f"https://localhost:{closed_port()}")
+def test_a_probe_of_nothing_says_so(deaf: int) -> None:
+    found = probe(f"https://localhost:{deaf}")
     assert isinstance(found.problem, UnreachableError)
     assert (found.problem.reason, found.issuer, found.inspected) == ("refused", "", None)
 

@@ -117,7 +117,8 @@ class HubClient:
             data: the bytes, or a file with them.
 
         Raises:
-            RequestError: the hub refused it, for one because it has another digest.
+            RequestError: the hub refused it.
+            InvalidInputError: it has another digest.
             UnreachableError: the hub did not answer within the client's patience.
         """
         with _viewed(data) as view:
