@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cohortium.cli.boundary import guarded
+from cohortium.cli.main import app
 from cohortium.testing import consortium
 
 POINTS = Path(__file__).parent / "points"
@@ -57,6 +62,10 @@ def write_records(folder: Path, rows: Mapping[str, int] = ROWS) -> None:
         (folder / f"{site}.csv").write_text("\n".join(lines) + "\n", "utf-8")
 
 
+_ALONE = threading.Lock()
+"""Standard output is one for all threads."""
+
+
 class Consortium(consortium.Consortium):
     """A consortium of linear regression, any process of which can be made to die at a point.
 
@@ -77,6 +86,7 @@ class Consortium(consortium.Consortium):
     ) -> None:
         self.rows, self.records, self.fault = dict(rows), folder / "records", folder / "fault.json"
         write_records(self.records, rows)
+        self.inside = False
         super().__init__(
             folder,
             {site: self.records / f"{site}.csv" for site in rows},
@@ -85,6 +95,24 @@ class Consortium(consortium.Consortium):
             hub=hub,
             init=init,
         )
+
+    def do(self, *arguments: str, check: bool = True) -> str:
+        """Run a verb to its end: by the console script, or, where `inside` is set, in this process.
+
+        Starting Python costs more than a verb does; what is long-lived is always a process.
+        """
+        if not self.inside:
+            return super().do(*arguments, check=check)
+        with _ALONE, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code: object
+            try:
+                code = guarded(lambda: app(list(arguments), prog_name="cohortium"))
+            except SystemExit as end:
+                code = end.code
+        if check and code:
+            said = f"{out.getvalue()}{err.getvalue()}"
+            raise AssertionError(f"{' '.join(arguments)}: exit {code}\n{said}\n{self.logs()}")
+        return out.getvalue()
 
     def write_study(self, seed: int, *, plan: str = "", rounds: int = 3) -> Path:
         path = self.folder / f"study-{seed}.toml"

@@ -56,6 +56,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
     made = Consortium(tmp_path_factory.mktemp("consortium"))
     try:
         made.set_up()
+        made.inside = True
         yield made
     finally:
         made.close()
