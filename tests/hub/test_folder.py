@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO
 
 import pytest
 from tests.hub.running import new_folder
@@ -88,3 +91,18 @@ def test_damaged_keys_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(ArgumentError, match=r"identity\.json.*Restore it"):
         _ = folder.identity
+
+
+def test_a_hub_waits_for_a_command_and_refuses_a_second_hub(tmp_path: Path) -> None:
+    folder = admin.init(tmp_path / "hub", name="Test", url="https://localhost")
+    command, served = folder.lock(), SimpleQueue[BinaryIO]()
+    hub = threading.Thread(target=lambda: served.put(folder.lock(serves=True)))
+    hub.start()
+    assert served.empty()
+    command.close()
+    hub.join()
+    for serves in (False, True):
+        with pytest.raises(RunFailedError, match="running in this folder already"):
+            folder.lock(serves=serves)
+    served.get().close()
+    folder.lock().close()

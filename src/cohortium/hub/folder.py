@@ -14,6 +14,7 @@ lock               held by the running hub
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,15 +181,26 @@ class HubFolder:
         """Write `hub.toml`."""
         write_private(self.folder / SETTINGS, settings.to_toml().encode())
 
-    def lock(self) -> BinaryIO:
+    def lock(self, *, serves: bool = False) -> BinaryIO:
         """Hold the folder until what is returned is closed, or the process ends.
 
+        Args:
+            serves: this process is the hub that runs; it waits for a command that holds the folder
+                for a moment.
+
         Raises:
-            RunFailedError: another process holds it.
+            RunFailedError: a hub runs in it.
         """
-        found = take_lock(self.folder / "lock")
+        path = self.folder / "lock"
+        found = take_lock(path)
+        if found is None and serves and not path.read_bytes():
+            found = take_lock(path, wait=True)
         if found is None:
             raise RunFailedError("a hub is running in this folder already", "Stop it first")
+        found.truncate(0)
+        if serves:  # who it is tells it from a command
+            found.write(str(os.getpid()).encode())
+            found.flush()
         return found
 
     @property

@@ -23,15 +23,19 @@ def write_private(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def take_lock(path: Path) -> BinaryIO | None:
+def take_lock(path: Path, *, wait: bool = False) -> BinaryIO | None:
     """Lock a file, made if need be, until what is returned is closed or the process ends.
+
+    Args:
+        path: the file.
+        wait: until whoever holds the lock lets go of it.
 
     Returns:
         the open file, or None where another process holds the lock.
     """
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         file.close()
         return None
