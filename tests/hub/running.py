@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +31,13 @@ class Hub:
     Attributes:
         folder: the hub's.
         port: where it listens, on the loopback address.
+        server: the hub itself, where it runs in this process.
         clients: closed at the end.
     """
 
     folder: HubFolder
     port: int = 0
+    server: HubServer | None = None
     clients: list[HubClient] = field(default_factory=list)
 
     @property
@@ -113,7 +116,7 @@ def running(folder: HubFolder) -> Iterator[Hub]:
     if isinstance(port, BaseException):
         thread.join()
         raise port
-    hub = Hub(folder, port)
+    hub = Hub(folder, port, server)
     try:
         yield hub
     finally:
@@ -128,3 +131,42 @@ def upload(client: HubClient, content: bytes) -> str:
     digest = hashlib.sha256(content).hexdigest()
     client.upload(digest, content)
     return digest
+
+
+# --- long polls ---
+
+FOREVER = 55.0
+"""Seconds: the longest poll. No test waits for one to end by itself."""
+
+
+def poll(client: HubClient, instance: str = "one", *, after: int = 0, wait: float = FOREVER) -> Any:
+    body = {"instance": instance, "after": after, "wait": wait, "receipts": []}
+    return client.call("POST", "/v1/inbox", body, wait=wait)
+
+
+def lease(client: HubClient, instance: str, predecessor: str = "") -> Any:
+    return client.call("POST", "/v1/lease", {"instance": instance, "predecessor": predecessor})
+
+
+class Waiting:
+    """A poll under way in a thread of its own."""
+
+    def __init__(self, hub: Hub, identity: Identity, instance: str = "one") -> None:
+        self.client = hub.client(identity, patience=0.0)
+        self._pool = ThreadPoolExecutor(1)
+        self.answer: Future[Any] = self._pool.submit(poll, self.client, instance)
+
+    def cut(self) -> None:
+        self.client.close()
+        self._pool.shutdown()
+
+
+def until(hub: Hub, name: str, *, online: bool) -> None:
+    """Wait until the hub takes a member for alive, or for dead."""
+    client = hub.coordinator
+    for _ in range(200):
+        sites = {site["name"]: site["online"] for site in client.call("GET", "/v1/sites")}
+        if sites[name] is online:
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError(f"{name} is not {'online' if online else 'offline'}")

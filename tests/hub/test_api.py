@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,20 @@ import pytest
 from structlog.testing import LogCapture
 from tests.hub.federation import STUDY
 from tests.hub.raw import Raw, error
-from tests.hub.running import Hub, joining, new_folder, running, upload
+from tests.hub.running import (
+    Hub,
+    Waiting,
+    joining,
+    lease,
+    new_folder,
+    poll,
+    running,
+    until,
+    upload,
+)
 
 from cohortium.errors import InvalidInputError
 from cohortium.identity import Identity, Invitation
-from cohortium.transport.client import HubClient
 from cohortium.transport.errors import (
     ConflictError,
     ExpiredError,
@@ -29,9 +37,6 @@ from cohortium.transport.errors import (
     UnknownError,
 )
 from cohortium.transport.joining import join
-
-FOREVER = 55.0
-"""Seconds: the longest poll. No test waits for one to end by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -390,39 +395,6 @@ def test_what_is_counted_and_logged_names_no_content(
 
 
 # --- long polls ---
-
-
-def poll(client: HubClient, instance: str = "one", *, after: int = 0, wait: float = FOREVER) -> Any:
-    body = {"instance": instance, "after": after, "wait": wait, "receipts": []}
-    return client.call("POST", "/v1/inbox", body, wait=wait)
-
-
-def lease(client: HubClient, instance: str, predecessor: str = "") -> Any:
-    return client.call("POST", "/v1/lease", {"instance": instance, "predecessor": predecessor})
-
-
-class Waiting:
-    """A poll under way in a thread of its own."""
-
-    def __init__(self, hub: Hub, identity: Identity, instance: str = "one") -> None:
-        self.client = hub.client(identity, patience=0.0)
-        self._pool = ThreadPoolExecutor(1)
-        self.answer: Future[Any] = self._pool.submit(poll, self.client, instance)
-
-    def cut(self) -> None:
-        self.client.close()
-        self._pool.shutdown()
-
-
-def until(hub: Hub, name: str, *, online: bool) -> None:
-    """Wait until the hub takes a member for alive, or for dead."""
-    client = hub.coordinator
-    for _ in range(200):
-        sites = {site["name"]: site["online"] for site in client.call("GET", "/v1/sites")}
-        if sites[name] is online:
-            return
-        threading.Event().wait(0.02)
-    raise AssertionError(f"{name} is not {'online' if online else 'offline'}")
 
 
 def test_a_poll_ends_as_soon_as_there_is_mail(hub: Hub) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tests.hub.running import Hub, new_folder, running
 
 from cohortium.hub.tls import Tls, own_tls
 
@@ -85,6 +86,33 @@ def test_another_name_makes_another_certificate(tmp_path: Path) -> None:
     second = own_tls(tmp_path, ["b"], name="Test")
 
     served(second, "b", authority=first.authority)
+
+
+def test_a_running_hub_takes_up_its_new_certificate(tmp_path: Path) -> None:
+    """Nobody restarts it every two months; connections that are open go on."""
+    with running(new_folder(tmp_path / "hub")) as hub:
+        client = hub.client(None)
+        client.call("GET", "/v1/hub")
+        before = shown(hub)
+        (hub.folder.tls / "server.pem").unlink()
+        assert hub.server is not None
+
+        hub.server.renew()
+
+        client.call("GET", "/v1/hub")
+        assert shown(hub) != before
+        served_by = x509.load_der_x509_certificate(shown(hub))
+        served_by.verify_directly_issued_by(
+            x509.load_pem_x509_certificate(hub.trust.ca_pem.encode())
+        )
+
+
+def shown(hub: Hub) -> bytes:
+    """Return the certificate that a new connection sees."""
+    context = ssl.create_default_context(cadata=hub.trust.ca_pem)
+    plain = socket.create_connection(("127.0.0.1", hub.port))
+    with context.wrap_socket(plain, server_hostname="localhost") as secure:
+        return secure.getpeercert(binary_form=True) or b""
 
 
 def test_keys_are_for_their_owner_only(tmp_path: Path) -> None:

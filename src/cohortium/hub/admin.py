@@ -92,7 +92,7 @@ def up(
     }
     settings = _changed(hub.settings, **given)
     if settings != hub.settings:
-        hub.lock().close()
+        hub.lock(serves=True).close()
         hub.save_settings(settings)
         hub = HubFolder.at(folder)
     HubServer(hub, ready=ready).run()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
@@ -38,6 +41,7 @@ class HubServer:
     def __init__(self, folder: HubFolder, *, ready: Callable[[int], None] = lambda _: None) -> None:
         self._folder, self._ready = folder, ready
         self._stopping = threading.Event()
+        self._shown = b""
         self._server: _Server | None = None
 
     def run(self) -> None:
@@ -50,7 +54,8 @@ class HubServer:
         """
         folder, log = self._folder, structlog.get_logger()
         with ExitStack() as stack:
-            stack.callback(folder.lock().close)
+            stack.enter_context(self._signals())
+            stack.callback(folder.lock(serves=True).close)
             listening = stack.enter_context(_listen(folder.settings.listen))
             tls = tls_of(folder)
             service = stack.enter_context(HubService(folder, ca=tls.authority))
@@ -76,6 +81,20 @@ class HubServer:
         if self._server is not None:
             self._server.should_exit = True
 
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM stop the hub as `stop` does, also before and after it serves."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # who runs the hub in another thread calls `stop`
+            return
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(kind, lambda *_: self.stop()) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, before, strict=True):
+                signal.signal(kind, handler)
+
     def _config(self, service: HubService, nonces: Nonces, tls: Tls) -> uvicorn.Config:
         config = uvicorn.Config(
             make_app(service, nonces=nonces),
@@ -91,6 +110,7 @@ class HubServer:
             timeout_graceful_shutdown=GRACE,
         )
         config.load()
+        self._shown = tls.certificate.read_bytes()
         return config
 
     def _keep_house(self, service: HubService) -> None:
@@ -98,16 +118,17 @@ class HubServer:
         while not self._stopping.is_set():
             try:
                 service.sweep()
-                self._renew()
+                self.renew()
             except Exception as error:  # noqa: BLE001 - housekeeping must outlive a full disk
                 structlog.get_logger().error("housekeeping", exc_info=error)
             self._stopping.wait(HOUR)
 
-    def _renew(self) -> None:
-        context = self._server.config.ssl if self._server is not None else None
-        if context is not None:
-            tls = tls_of(self._folder)
-            context.load_cert_chain(tls.certificate, tls.key)
+    def renew(self) -> None:
+        """Renew the hub's own certificate, or take up another that somebody has put there."""
+        tls = tls_of(self._folder)
+        if self._server is not None and tls.certificate.read_bytes() != self._shown:
+            self._shown = tls.certificate.read_bytes()
+            self._server.show(tls)
 
 
 def tls_of(folder: HubFolder) -> Tls:
@@ -129,7 +150,26 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._ready = service, ready
 
+    def show(self, tls: Tls) -> None:
+        """Let new connections see another certificate.
+
+        In the loop's own thread, as all handshakes are: OpenSSL bears nothing else.
+        """
+        context, loaded = self.config.ssl, Future[None]()
+        assert context is not None  # the hub speaks TLS only
+
+        def load() -> None:
+            try:
+                context.load_cert_chain(tls.certificate, tls.key)
+                loaded.set_result(None)
+            except OSError as error:  # among them ssl.SSLError: a file that is no certificate
+                loaded.set_exception(error)
+
+        self._loop.call_soon_threadsafe(load)
+        loaded.result(GRACE)  # no longer, where the hub stops in this moment
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if sockets and self.started:
             self._ready(sockets[0].getsockname()[1])
