@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -54,6 +54,7 @@ class Wire:
         self._http = way.client(trusted, timeout=timeout)
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._lock = threading.Lock()
+        self._under_way = 0
 
     def target(self, path: str) -> str:
         """Return a path and its query as they will be sent."""
@@ -79,8 +80,6 @@ class Wire:
             UnreachableError: no answer came, or one that the hub cannot have given.
             RefusedError: more came than fits into `into`.
         """
-        if self.closed.is_set():
-            raise _closed()
         sent = self._http.build_request(
             request.method,
             self._way.url + request.target,
@@ -90,7 +89,7 @@ class Wire:
             extensions={"trace": self._trace},
         )
         try:
-            with closing(self._http.send(sent, stream=True)) as response:
+            with self._using(), closing(self._http.send(sent, stream=True)) as response:
                 content = _content(response, into)
         except (httpx.TransportError, RuntimeError) as error:  # httpx says RuntimeError if closed
             if self.closed.is_set():
@@ -104,18 +103,46 @@ class Wire:
 
     def close(self) -> None:
         """End what is under way, in any thread."""
-        self.closed.set()
         with self._lock:
+            self.closed.set()
             for each in list(self._sockets):
-                with suppress(OSError):  # it has ended already
-                    each.shutdown(socket.SHUT_RDWR)
-        self._http.close()
+                _shut_down(each)
+            idle = not self._under_way
+        if idle:
+            self._http.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Let the last one out close the connections: a descriptor that another thread still reads
+        from would be given to the next socket of this process, whose bytes it would take.
+        """
+        with self._lock:
+            if self.closed.is_set():
+                raise _closed()
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                last = self.closed.is_set() and not self._under_way
+            if last:
+                self._http.close()
 
     def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Remember open sockets: closing one does not wake a thread that waits for it."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            opened = info["return_value"].get_extra_info("socket")
             with self._lock:
-                self._sockets.add(info["return_value"].get_extra_info("socket"))
+                self._sockets.add(opened)
+                if self.closed.is_set():
+                    _shut_down(opened)
+
+
+def _shut_down(opened: socket.socket) -> None:
+    """Wake who waits for a socket; TLS's own shutdown would leave it to read what is no TLS."""
+    with suppress(OSError):  # it has ended already
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def _length(body: Data) -> dict[str, str]:
