@@ -158,7 +158,7 @@ def test_what_changed_after_the_approval_is_not_trained_on(alliance: Federation)
     with opened(a.home) as site:
         known = site.runs.get(run)
     assert known is not None
-    assert "changed since the study was approved" in known.reason
+    assert "changed since the study was approved" in known.trouble
 
 
 def test_a_consent_that_is_taken_back_ends_the_part_of_this_site(alliance: Federation) -> None:
@@ -257,16 +257,17 @@ def test_the_step_in_progress_ends_before_a_stop(
         assert agent.ended.wait(20)
         assert len(done) == 1
         monkeypatch.setattr(StudyWork, "run", perform)
-        performed: list[tuple[str, int]] = []
+        performed: list[tuple[str, int, str]] = []
 
         def noted(self: StudyWork, run: Run, *, at: Any) -> Done:
-            performed.append((run.party, run.round))
+            performed.append((run.party, run.round, run.step.op))
             return perform(self, run, at=at)
 
         monkeypatch.setattr(StudyWork, "run", noted)
         with a.up():
             until(lambda: round_of(a, run) > 3)
-    assert ("aachen", 2) not in [entry for entry in performed if entry[1] == 2][:1]
+    assert ("aachen", 2, "train") not in performed
+    assert ("aachen", 3, "train") in performed
 
 
 def test_pending_approvals_are_announced_once(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class KnownRun:
         roster: signed by the hub.
         status: "running", "paused", "finished", "stopped", "failed" or "refused".
         reason: why, where there is one.
+        trouble: what last went wrong here; study code may have written it.
         round: rounds completed.
         started, changed: seconds since 1970.
     """
@@ -38,6 +39,7 @@ class KnownRun:
     roster: Document
     status: str
     reason: str
+    trouble: str
     round: int
     started: float
     changed: float
@@ -64,6 +66,7 @@ class Runs:
             roster=roster.to_json(),
             status="refused" if refusal else "running",
             reason=refusal,
+            trouble="",
             round=0,
             started=now,
             changed=now,
@@ -88,7 +91,7 @@ class Runs:
         return [run for run in reversed(self.all()) if run.goes_on]
 
     def set(self, run: str, **values: Any) -> None:
-        """Change `status`, `reason` or `round` of a run."""
+        """Change `status`, `reason`, `trouble` or `round` of a run."""
         change = update(RUNS).where(RUNS.c.run == run)
         with writing(self.engine) as connection:
             connection.execute(change.values(**values, changed=self.clock()))
@@ -108,6 +111,7 @@ def _known(row: Row[tuple[object, ...]]) -> KnownRun:
         Document.from_json(row.roster),
         row.status,
         row.reason,
+        row.trouble,
         row.round,
         row.started,
         row.changed,

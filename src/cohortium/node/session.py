@@ -124,7 +124,6 @@ class Session:
             self._turns.stop()
             for carrier in list(self._carriers.values()):
                 carrier.drain()
-            self._release()
         self._stopping.set()
         for carrier in list(self._carriers.values()):
             carrier.close()
@@ -132,6 +131,8 @@ class Session:
         for work in list(self._works.values()):
             work.stop(now=True)
         self._client.close()
+        if not now:
+            self._release()
 
     @property
     def is_away(self) -> bool:
@@ -165,9 +166,11 @@ class Session:
 
     def _release(self) -> None:
         """Let the next process take over at once; if the hub is away, it waits a little."""
+        if not self._instance:
+            return
         body = {"instance": self._instance, "ended": True}
         impatient = client_of(self._home, identity=self._identity, patience=0.0)
-        with closing(impatient), suppress(RefusedError, UnreachableError):
+        with closing(impatient), suppress(CohortiumError):
             impatient.call("POST", "/v1/lease", body)
 
     def _poll(self) -> None:
@@ -403,8 +406,7 @@ class Session:
         if work is not None:
             work.stop()
         self._carriers.pop(run, None)
-        why = {"reason": state.reason} if state.reason else {}
-        self._site.runs.set(run, status=state.status, round=state.round, **why)
+        self._site.runs.set(run, status=state.status, round=state.round, reason=state.reason)
         self._log.info("run ended", run=run, study=study[:12], status=state.status)
         if state.status == "stopped":
             self._tell_stopped(study)
@@ -412,7 +414,7 @@ class Session:
 
     def _failed(self, run: str, reason: str) -> None:
         self._metrics.failures.inc()
-        self._site.runs.set(run, reason=reason)
+        self._site.runs.set(run, trouble=reason)
 
     def _spent(self, study: str, seconds: float) -> None:
         self._metrics.seconds.inc(seconds)

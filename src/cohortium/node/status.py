@@ -12,6 +12,7 @@ from datetime import datetime
 from cohortium.errors import RunFailedError
 from cohortium.node.folder import Home
 from cohortium.node.limits import GIB, Hours
+from cohortium.node.runs import KnownRun
 from cohortium.node.site import opened
 
 RECENT = 10
@@ -27,8 +28,8 @@ class RunStatus:
         study: the study's name.
         digest: of the study.
         status: "running", "paused", "finished", "stopped", "failed" or "refused".
-        round: rounds completed; `rounds`: those that this site consented to.
-        reason: why it ended, or what last went wrong here.
+        round: rounds completed.
+        reason: why it ended, and what last went wrong here.
         seconds: of computing that the study had.
         changed: when something last happened, seconds since 1970.
     """
@@ -103,7 +104,7 @@ def status(home: Home) -> Status:
                     run.study,
                     run.status,
                     run.round,
-                    run.reason,
+                    _why(run),
                     offers[run.study].seconds,
                     run.changed,
                 )
@@ -113,6 +114,11 @@ def status(home: Home) -> Status:
             disk_free=shutil.disk_usage(home.folder).free / GIB,
             opens_in=Hours(home.settings.limits.hours).wait(datetime.now().astimezone()),
         )
+
+
+def _why(run: KnownRun) -> str:
+    here = f"here: {run.trouble}" if run.trouble else ""
+    return "; ".join(part for part in (run.reason, here) if part)
 
 
 def stop(home: Home, *, now: bool = False) -> bool:

@@ -53,9 +53,10 @@ RUNS = Table(
     Column("roster", JSON, nullable=False),
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("trouble", Text, nullable=False),
     Column("round", Integer, nullable=False),
     Column("started", Float, nullable=False),
     Column("changed", Float, nullable=False),
 )
-"""Runs that this node takes part in. `status`: "running", "paused", "finished", "stopped" or
-"failed"."""
+"""Runs that this node takes part in. `status`: "running", "paused", "finished", "stopped", "failed"
+or "refused". `trouble`: what last went wrong here."""

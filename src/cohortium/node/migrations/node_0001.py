@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("roster", sa.JSON, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("trouble", sa.Text, nullable=False),
         sa.Column("round", sa.Integer, nullable=False),
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("changed", sa.Float, nullable=False),
