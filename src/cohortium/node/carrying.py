@@ -49,7 +49,10 @@ def check_run(run: HostedRun, offer: Offer, *, keys: Identity) -> Seat:
     for what in ("layout", "initial", "inputs"):
         if getattr(roster, what) != getattr(grant, what):
             raise RefusedError(f"the run has another {what} than was approved")
-    chosen: Mapping[str, str] = run.bundle.study.plan.hosts
+    plan = run.bundle.study.plan
+    if plan.sites is not None and tuple(seat.site for seat in roster.seats) != plan.sites:
+        raise RefusedError("the run is among other sites than the study names")
+    chosen: Mapping[str, str] = plan.hosts
     for party, host in roster.hosts.items():
         if host != chosen.get(party, HUB):
             raise RefusedError(f"{party} is carried by {host}, which is not what was approved")
