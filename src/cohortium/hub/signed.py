@@ -58,13 +58,13 @@ class _Answer:
 
     status: int = 500
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
+    body: bytes = b""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], list(message.get("headers", ()))
         elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
+            self.body += message.get("body", b"")  # one part as a rule, which is not copied
 
 
 class Signed:
@@ -110,7 +110,7 @@ class Signed:
             TooLargeError: it is larger.
         """
         limit = self._limit(scope)
-        body, size, more = bytearray(), 0, True
+        parts, size, more = list[bytes](), 0, True
         while more and size <= limit + DRAINED:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -118,11 +118,11 @@ class Signed:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size <= limit:
-                body += chunk
+                parts.append(chunk)
             more = message.get("more_body", False)
         if size > limit:
             raise TooLargeError(f"a body of {size} bytes or more", f"at most {limit}")
-        return bytes(body)
+        return b"".join(parts)
 
     def _limit(self, scope: Scope) -> int:
         is_signed = any(key.lower() == b"signature" for key, _ in scope["headers"])
@@ -178,7 +178,7 @@ class Signed:
         if route != "/v1/inbox":
             self._metrics.seconds.observe(seconds)
         if held.status >= 400:
-            reason = reason_of(bytes(held.body)) if held.body else str(held.status)
+            reason = reason_of(held.body) if held.body else str(held.status)
             self._metrics.refusals.labels(reason).inc()
             member = scope.get("state", {}).get("member")
             structlog.get_logger().info(
@@ -190,7 +190,7 @@ class Signed:
             )
 
     async def _send(self, request: Request, held: _Answer, send: Send) -> None:
-        body = b"" if request.method == "HEAD" else bytes(held.body)
+        body = b"" if request.method == "HEAD" else held.body
         plain = {k.decode("latin-1"): v.decode("latin-1") for k, v in held.headers}
         plain["content-length"] = str(len(body))
         fields = sign_response(
