@@ -174,6 +174,26 @@ def without(missing: str, *arguments: str, cwd: Path) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize(
+    ("missing", "verb"),
+    [
+        ("sqlalchemy", ["hub", "sites"]),
+        ("fastapi", ["hub", "up"]),
+        ("httpx", ["node", "status"]),
+        ("cryptography", ["study", "list"]),
+    ],
+)
+def test_a_network_that_is_not_installed_says_how_to_get_it(
+    tmp_path: Path, missing: str, verb: list[str]
+) -> None:
+    done = without(missing, *verb, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"failed: {missing} is not installed: a federation over a network needs it",
+        "next step: pip install 'cohortium[net]'",
+    ]
+
+
+@pytest.mark.parametrize(
     ("package", "check", "extra"),
     [("torch", "torch, for models", "torch"), ("sklearn", "scikit-learn, for the demo", "demo")],
 )

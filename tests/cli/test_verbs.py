@@ -17,6 +17,7 @@ from cohortium.data.download import ORIGINS, Origin, Pin
 from .conftest import SITES, Desk, hospitals, rows
 
 VERBS = ["demo", "simulate", "compare", "plan", "new", "doctor", "data", "data get", "data list"]
+VERBS += ["data write", "try"]
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
@@ -29,7 +30,7 @@ def test_every_verb_has_help(desk: Desk, verb: str) -> None:
 
 def test_the_help_names_every_verb_and_where_to_start(desk: Desk) -> None:
     answer = desk.run("--help")
-    for verb in ("demo", "simulate", "compare", "plan", "new", "doctor", "data"):
+    for verb in (*("demo", "simulate", "compare", "plan", "new", "doctor", "data"), "try"):
         assert f"\n  {verb} " in answer.out
     assert "Start with: cohortium demo" in answer.out
 

@@ -14,6 +14,14 @@ from cohortium.errors import CohortiumError, InvalidInputError, Problem, RunFail
 FAILED = 1
 INTERRUPTED = 130
 
+NETWORK = frozenset(
+    ("alembic", "cryptography", "fastapi", "http_message_signatures", "httpx", "msgspec")
+    + ("obstore", "prometheus_client", "psycopg", "sqlalchemy", "structlog", "uvicorn")
+)
+"""Packages that hub, node and researcher need, and simulations do not."""
+
+NET = "pip install 'cohortium[net]'"
+
 
 class InterruptedRunError(Exception):
     """Ctrl-C in the middle of a run, with what there is to say about it."""
@@ -32,6 +40,11 @@ def guarded(verb: Callable[[], None]) -> int:
     except CohortiumError as error:
         _tell_failure(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in NETWORK:
+            raise
+        _tell_failure(f"{error.name} is not installed: a federation over a network needs it", NET)
+        return FAILED
     except InterruptedRunError as stop:
         tell(f"interrupted: {stop}")
         return INTERRUPTED

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cohortium import __version__
+from cohortium.cli import hub, node, study
 from cohortium.cli.boundary import INTERRUPTED, guarded, tell
 
 app = typer.Typer(
@@ -25,6 +26,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Datasets: list them, get one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(hub.app, name="hub")
+app.add_typer(node.app, name="node")
+app.add_typer(study.app, name="study")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
 Out = Annotated[
@@ -120,6 +124,26 @@ def compare(
     )
 
 
+@app.command("try")
+def try_(
+    study: StudyFile,
+    data: Data = None,
+    out: Out = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the folders of the hub and the nodes.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Rehearse a study as a real federation on this machine: a hub, a node per site, HTTPS.
+
+    It shows each command as a consortium types it. The hub and the nodes are processes of their
+    own, and end with it. The model is that of `simulate --engine sequential`, byte for byte.
+    """
+    from cohortium.cli import rehearsal
+
+    rehearsal.rehearse(study, data=data, out=out, keep=keep, as_json=json)
+
+
 @app.command()
 def plan(
     study: StudyFile,
@@ -165,6 +189,17 @@ def data_get(
     from cohortium.cli import verbs
 
     verbs.data_get(name, source)
+
+
+@data_app.command("write")
+def data_write(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as breast-cancer.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write the files.")],
+) -> None:
+    """Write a dataset as one file per hospital, such as to rehearse a federation with."""
+    from cohortium.cli import verbs
+
+    verbs.data_write(name, folder)
 
 
 @data_app.command("list")

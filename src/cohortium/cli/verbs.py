@@ -18,7 +18,8 @@ from cohortium.cli.boundary import InterruptedRunError, tell
 from cohortium.cli.output import console, few, make_console, print_json, print_notes, shape_told
 from cohortium.cli.results import check_acceptance, check_folder, hindrance, show
 from cohortium.data.download import ORIGINS, get
-from cohortium.data.sources import SOURCES, data_folder
+from cohortium.data.local import write_local
+from cohortium.data.sources import SOURCES, data_folder, open_dataset
 from cohortium.errors import ArgumentError, Problem, RunFailedError
 from cohortium.plan.plan import State
 from cohortium.report.drawing import draw as draw_plan
@@ -166,6 +167,19 @@ def data_get(name: str, source: Path | None) -> None:
     """Get a dataset into the user's data folder."""
     folder = get(name, source=source)
     console.print(f"{name} is in {folder}")
+
+
+def data_write(name: str, folder: Path) -> None:
+    """Write each site's records into a file of its own."""
+    records = open_dataset(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for site, held in records.items():
+            write_local(held, folder / site, name=site)
+    except OSError as error:
+        got, expected = hindrance(error), "a folder that can be written to"
+        raise ArgumentError(Problem(str(folder), "DIR", got, expected, "Choose another")) from error
+    console.print(f"wrote {len(records)} files into {folder}")
 
 
 def data_list(*, as_json: bool) -> None:

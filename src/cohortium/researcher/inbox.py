@@ -26,7 +26,7 @@ POLL = 50.0
 """Seconds for which the hub may keep a question open."""
 
 LAST = 10.0
-"""Seconds that the last words of a run may take once it was stopped or has failed."""
+"""Seconds of silence after which nothing more is expected of a run that was stopped or failed."""
 
 
 class Inbox:
@@ -66,8 +66,12 @@ class Inbox:
             self._copies[run] = RunCopy(folder, hosted)
         return self._copies[run]
 
-    def fetch(self, wait: float) -> list[Mapping[str, Any]]:
-        """Keep what has come, waiting for it up to some seconds; return the notices among it."""
+    def fetch(self, wait: float) -> list[Mapping[str, Any]] | None:
+        """Keep what has come, waiting for it up to some seconds.
+
+        Returns:
+            the notices among it; None where nothing came.
+        """
         place = self._profile.place
         question = {"instance": place.instance, "after": place.after, "wait": wait, "receipts": []}
         said = self._client.call("POST", "/v1/inbox", question, wait=wait)
@@ -82,7 +86,8 @@ class Inbox:
         self._profile.save("inbox.json", asdict(kept))
         if anew:
             return self.fetch(0.0)
-        return [message["notice"] for message in messages if message["kind"] == "notice"]
+        notices = [message["notice"] for message in messages if message["kind"] == "notice"]
+        return notices if messages else None
 
     def _keep(self, value: object) -> None:
         """Keep what a frame holds, if it is what it should be; else say why not."""
@@ -107,26 +112,31 @@ class Inbox:
 def follow(inbox: Inbox, client: HubClient, study: Study) -> Iterator[RoundLog | Study]:
     """Yield the rounds of a study's run as they close, and the study whenever it changes.
 
-    It ends when the run has, with all its models kept here. It polls nothing: the hub answers when
-    there is something.
+    It ends when the run has, with all its models kept here, or when nothing more comes of one that
+    has ended; the last is the study as it is then. It polls nothing: the hub answers when there is
+    something.
 
     Raises:
         RefusedError: the run's closing party broke the rules that all had agreed on.
     """
-    copy, state, last_words = inbox.copy(study.run), None, False
+    copy, state, is_silent = inbox.copy(study.run), None, False
     while True:
         for log in copy.logs(state):
             state = log.state
             yield log
-        if _is_complete(copy, state) or last_words:
-            return
-        last_words = study.has_ended and study.status != "finished"
-        notices = inbox.fetch(LAST if last_words else POLL)
-        if any(_concerns(notice, study) for notice in notices):
+        if _is_complete(copy, state) or is_silent:
+            study = one(client, study.digest)
+            if study.has_ended or is_silent:  # a site that closes the rounds tells the hub last
+                yield study
+                return
+        notices = inbox.fetch(LAST if study.status in ("stopped", "failed") else POLL)
+        is_silent = notices is None and (study.has_ended or _is_complete(copy, state))
+        if any(_concerns(notice, study) for notice in notices or ()):
             now = one(client, study.digest)
-            if (now.status, now.reason, now.run) != (study.status, study.reason, study.run):
-                yield now
+            changed = (now.status, now.reason) != (study.status, study.reason)
             study = now
+            if changed and not study.has_ended:
+                yield study
 
 
 def _is_complete(copy: RunCopy, state: State | None) -> bool:
