@@ -358,3 +358,45 @@ def test_a_predecessor_that_never_goes_is_named(
         with pytest.raises(RunFailedError, match="took over") as caught:
             Agent(site).run()
     assert isinstance(caught.value.__cause__, ConflictError)
+
+
+def test_behind_a_broker_sites_take_part_under_other_names(tmp_path: Path) -> None:
+    with federation(tmp_path, broker=True) as alliance:
+        a, b = alliance.node("aachen", seed=1), alliance.node("bonn", seed=2)
+        digest = alliance.approved(study())
+        with a.up(), b.up():
+            run = alliance.start(digest)
+            assert ended(a, run) == "finished"
+            assert ended(b, run) == "finished"
+        told = json.dumps(alliance.researcher().call("GET", f"/v1/runs/{run}"))
+        assert "aachen" not in told
+        assert "bonn" not in told
+        with opened(a.home) as site:
+            keys = site.consents.get(digest).identity
+        assert keys is not None
+        assert keys.name.startswith("site-")
+        assert keys.root != a.home.identity().root
+
+
+def test_a_node_carries_its_regions_aggregator(alliance: Federation) -> None:
+    hosts = 'sites = ["aachen", "bonn"]\nhosts = {"@aggregator" = "bonn"}'
+    digest = alliance.approved(study(plan=hosts))
+    a, b = alliance.nodes.values()
+    with a.up(), b.up():
+        run = alliance.start(digest)
+        assert ended(a, run) == "finished"
+        assert ended(b, run) == "finished"
+        told = alliance.researcher().call("GET", f"/v1/studies/{digest}")
+        assert told["status"] == "finished"
+    assert {folder.name for folder in (b.home.journal / run).iterdir()} == {"bonn", "%40aggregator"}
+
+
+@pytest.mark.parametrize("topology", ["cyclic", "gossip"])
+def test_peers_need_no_aggregator(alliance: Federation, topology: str) -> None:
+    alliance.node("celle", seed=3)
+    sites = 'sites = ["aachen", "bonn", "celle"]'
+    digest = alliance.approved(study(topology=topology, plan=sites))
+    a, b, c = alliance.nodes.values()
+    with a.up(), b.up(), c.up():
+        run = alliance.start(digest)
+        assert [ended(node, run) for node in (a, b, c)] == ["finished"] * 3
