@@ -14,10 +14,10 @@ from cohortium.errors import CohortiumError, InvalidInputError, Problem, RunFail
 FAILED = 1
 INTERRUPTED = 130
 
-NETWORK = frozenset(
-    ("alembic", "cryptography", "fastapi", "http_message_signatures", "httpx", "msgspec")
-    + ("obstore", "prometheus_client", "psycopg", "sqlalchemy", "structlog", "uvicorn")
-)
+NETWORK = {
+    *("alembic", "cryptography", "fastapi", "http_message_signatures", "httpx", "msgspec"),
+    *("obstore", "prometheus_client", "psycopg", "sqlalchemy", "structlog", "uvicorn"),
+}
 """Packages that hub, node and researcher need, and simulations do not."""
 
 NET = "pip install 'cohortium[net]'"
