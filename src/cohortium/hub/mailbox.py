@@ -175,8 +175,8 @@ class Mailbox:
         self._depot.release(blobs)
         self._bells.ring([member])
 
-    def purge(self, ended: float) -> None:
-        """Drop the mail of runs that ended before a time: frames, receipts, what is unread."""
+    def purge(self, ended: float) -> list[str]:
+        """Drop the mail of runs that ended before a time, read or not; return these runs."""
         old = RUNS.c.ended < ended, RUNS.c.kept
         with writing(self._engine) as connection:
             runs = connection.execute(select(RUNS.c.run).where(*old)).scalars().all()
@@ -189,6 +189,7 @@ class Mailbox:
             connection.execute(delete(RECEIPTS).where(RECEIPTS.c.run.in_(runs)))
             connection.execute(update(RUNS).where(*old).values(kept=False))
         self._depot.release(blobs)
+        return list(runs)
 
     def count(self) -> int:
         """Return how many deliveries wait to be acknowledged."""

@@ -200,6 +200,9 @@ class Parties:
             self._service.runs.set_down(name)
             return
         self._hosts[name] = hosts
+        threading.Thread(
+            target=self._await_end, args=(hosts,), name=f"end {name}", daemon=True
+        ).start()
         log.info("run carried", parties=[host.party for host in hosts])
 
     def _made(self, name: str) -> Iterable[Host]:
@@ -239,6 +242,12 @@ class Parties:
     def _changed(self, state: State) -> None:
         if state.status != "running":
             self._service.bells.ring([HUB])  # the loop looks after it
+
+    def _await_end(self, hosts: Iterable[Host]) -> None:
+        """Wake the loop once a run's parties have posted all that they owed."""
+        for host in hosts:
+            host.settled.wait()
+        self._service.bells.ring([HUB])
 
     def _look_after(self, name: str) -> None:
         """Tell how a run has ended; set it down once all that it owed was posted."""

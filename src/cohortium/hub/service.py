@@ -7,15 +7,17 @@ named by its `Member`, which whoever calls has authenticated.
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import insert, select
+from sqlalchemy import Engine, delete, insert, select
 
 from cohortium.governance.roster import HUB
+from cohortium.host.tables import EVENTS, SNAPSHOTS
 from cohortium.host.tables import MIGRATIONS as JOURNALS
 from cohortium.hub.bells import Bells
 from cohortium.hub.depot import Depot
@@ -198,8 +200,9 @@ class HubService:
         self.mailbox.drop(name)
 
     def sweep(self) -> None:
-        """Drop what nobody needs any more: old mail, blobs that nothing refers to."""
-        self.mailbox.purge(self.clock() - self.settings.retention * DAY)
+        """Drop what nobody needs any more: old mail and journals, blobs that nothing refers to."""
+        for run in self.mailbox.purge(self.clock() - self.settings.retention * DAY):
+            erase_journals(self.engine, self.folder.parties, run)
         self.depot.sweep()
 
     def close(self) -> None:
@@ -250,6 +253,14 @@ class HubService:
             for host, name in run.members.items()
             if name not in (HUB, member.name)
         ]
+
+
+def erase_journals(engine: Engine, folder: Path, run: str) -> None:
+    """Drop the journals of the parties that the hub carried in a run, and their models."""
+    with writing(engine) as connection:
+        for table in (SNAPSHOTS, EVENTS):
+            connection.execute(delete(table).where(table.c.run == run))
+    shutil.rmtree(folder / run, ignore_errors=True)  # there is none where it carried nobody
 
 
 def check_coordinator(member: Member) -> None:
