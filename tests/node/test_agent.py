@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.node.federation import (
 from tests.node.servers import web_server
 
 from cohortium.errors import RefusedError, RunFailedError
+from cohortium.hub import backup as hub_backup
 from cohortium.node import session
 from cohortium.node.agent import Agent
 from cohortium.node.folder import Home
@@ -400,3 +403,63 @@ def test_peers_need_no_aggregator(alliance: Federation, topology: str) -> None:
     with a.up(), b.up(), c.up():
         run = alliance.start(digest)
         assert [ended(node, run) for node in (a, b, c)] == ["finished"] * 3
+
+
+class Skewed:
+    """A clock that is wrong by some seconds."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def time(self) -> float:
+        return time.time() + self.seconds
+
+
+def test_a_wrong_clock_is_tried_again_until_it_is_right(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cohortium.node.agent.FIRST_PAUSE", 0.1)
+    clock = Skewed(0)
+    node = alliance.nodes["aachen"]
+    digest = alliance.approved(study())
+    monkeypatch.setattr("cohortium.transport.client.time", clock)
+    clock.seconds = 3600
+    with structlog.testing.capture_logs() as lines, node.up(), alliance.nodes["bonn"].up():
+        said = "the hub turned this node away; trying again"
+        until(lambda: any(line["event"] == said and "clock" in line["reason"] for line in lines))
+        clock.seconds = 60
+        assert ended(node, alliance.start(digest)) == "finished"
+
+
+def test_a_run_whose_hub_was_restored_from_an_old_backup_ends(tmp_path: Path) -> None:
+    file = tmp_path / "hub.backup"
+    with ExitStack() as nodes, structlog.testing.capture_logs() as lines:
+        with federation(tmp_path) as alliance:
+            a, b = alliance.node("aachen", seed=1), alliance.node("bonn", seed=2)
+            digest = alliance.approved(study(rounds=40, deadline=3.0))
+            nodes.enter_context(a.up())
+            nodes.enter_context(b.up())
+            run = alliance.start(digest)
+            until(lambda: round_of(a, run) > 1)
+            hub_backup.backup(alliance.hub.folder, file)
+            taken = round_of(a, run)
+            until(lambda: round_of(a, run) > taken + 2)
+        restored = hub_backup.restore(file, tmp_path / "restored")
+        port = f"127.0.0.1:{alliance.hub.port}"
+        restored.save_settings(restored.settings.model_copy(update={"listen": port}))
+        with running(type(restored).at(restored.folder)):
+            assert ended(a, run) == ended(b, run) != "finished"
+    assert any("restored from a backup" in line["event"] for line in lines)
+
+
+def test_two_studies_share_a_node(alliance: Federation) -> None:
+    digests = [alliance.approved(study(name, rounds=10)) for name in ("first", "second")]
+    a, b = alliance.nodes.values()
+    with a.up(), b.up():
+        runs = [alliance.start(digest) for digest in digests]
+        assert {ended(a, run) for run in runs} == {"finished"}
+        assert {ended(b, run) for run in runs} == {"finished"}
+    with opened(a.home) as site:
+        assert all(site.consents.get(digest).seconds > 0 for digest in digests)

@@ -154,6 +154,11 @@ class Carrier:
             host.close()
 
     @property
+    def state(self) -> State:
+        """The newest State that this site's own party has reached."""
+        return self._hosts[PartyId(self._keys.name)].state
+
+    @property
     def closes_rounds(self) -> bool:
         """Whether the party that closes the rounds is carried here."""
         return self.run.plan.topology.closer in self._hosts
@@ -185,4 +190,4 @@ class Carrier:
     def _wait(self) -> None:
         for host in self._hosts.values():
             host.settled.wait()
-        self._watch.ended(self, self._hosts[PartyId(self._keys.name)].state)
+        self._watch.ended(self, self.state)

@@ -267,7 +267,7 @@ def _attacked(isolation: Isolation, home: Home, *, strong: bool) -> Iterator[Che
     for finding in findings:
         outcome = "blocked" if finding.blocked else "SUCCEEDED"
         found = f"{outcome}: {finding.detail}" if finding.detail else outcome
-        advice = "" if finding.blocked else "Until this is blocked, approve code that you trust only"
+        advice = "" if finding.blocked else "Until it is blocked, approve code that you trust only"
         name = f"attack: {finding.attempt}"
         yield Check(name, ok=finding.blocked, needed=False, found=found, advice=advice)
 

@@ -56,6 +56,8 @@ BRIEF = 0.5
 CONTACT = 30.0
 """Seconds after which it is written down again that the hub answers."""
 
+ENDED = ("finished", "stopped", "failed")
+
 TROUBLE = (OSError, SQLAlchemyError)
 """What a journal meets that may pass."""
 
@@ -281,10 +283,25 @@ class Session:
 
     def _changed(self, digest: str) -> None:
         try:
-            self._offered(self._client.call("GET", f"/v1/studies/{digest}"))
+            study = self._client.call("GET", f"/v1/studies/{digest}")
         except UnknownError:  # it ended before anybody here had approved it
             self._site.consents.withdrawn(digest)
-        self._count()
+            return
+        self._offered(study)
+        carrier, known = self._carriers.get(study["run"]), self._site.runs.get(study["run"])
+        if carrier is not None and known is not None and study["status"] in ENDED:
+            self._end_without_outcome(carrier, known, study)
+
+    def _end_without_outcome(
+        self, carrier: Carrier, known: KnownRun, study: Mapping[str, Any]
+    ) -> None:
+        """Leave a run that ended elsewhere, if its outcome, which would have come first, did not:
+        such as that of a hub which was restored from an old backup.
+        """
+        if carrier.state.status == "running":
+            told = f": {study['reason']}" if study["reason"] else ""
+            self._fail(known, f"the hub says that it {study['status']}{told}; no outcome came")
+            self._count()
 
     def _offered(self, study: Mapping[str, Any]) -> None:
         offer = self._site.consents.offered(study)
@@ -359,9 +376,11 @@ class Session:
         self._count()
 
     def _fail(self, known: KnownRun, reason: str) -> None:
-        carrier = self._carriers.pop(known.run, None)
+        carrier, work = self._carriers.pop(known.run, None), self._works.pop(known.run, None)
         if carrier is not None:
             carrier.close()
+        if work is not None:
+            work.stop(now=True)
         self._log.error("run stopped here", run=known.run, study=known.study[:12], reason=reason)
         self._site.runs.set(known.run, status="failed", reason=reason)
         self._tell_stopped(known.study)
