@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.hub.running import Hub, new_folder, running
 from tests.node.federation import LOOSE, Node
 from typer.main import get_command
@@ -164,6 +166,14 @@ def _watched(alliance: Alliance) -> None:
     assert [line["round"] for line in told[:-1]] == [1, 2, 3]
     assert told[-1] == {"status": "finished", "reason": ""}
     assert told[0]["sites"]["north"]["status"] == "in"
+    terminal = Console(file=StringIO(), force_terminal=True, width=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cohortium.cli.study_verbs.console", terminal)
+        alliance.run("study", "watch", "small", "--home", "rosa")
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "round 3 of 3" in shown
+    assert "finished" in shown
+    assert all(site in shown for site in SITES)
 
 
 def _the_result_is_a_simulations(alliance: Alliance) -> None:

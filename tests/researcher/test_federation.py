@@ -106,7 +106,14 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    with federation(tmp_path) as alliance:
+    with desk_at(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def desk_at(tmp_path: Path, **settings: Any) -> Iterator[Desk]:
+    """Let a researcher and two nodes join a hub with some settings."""
+    with federation(tmp_path, **settings) as alliance:
         profile = Profile.at(tmp_path / "rosa")
         profile.join(alliance.hub.url, code(alliance))
         alliance.node("aachen", seed=1)
@@ -303,6 +310,29 @@ class TestRuns:
         last = [each for each in seen if isinstance(each, RoundLog)][-1]
         assert last.state.status == "stopped"
         assert any(isinstance(each, Study) and each.status == "stopped" for each in seen)
+
+    def test_behind_a_broker_sites_appear_under_pseudonyms(self, tmp_path: Path) -> None:
+        with desk_at(tmp_path, broker=True) as desk, ExitStack() as nodes:
+            path = desk.study()
+            text = path.read_text()
+            path.write_text(text.replace('sites = ["aachen", "bonn"]\n', ""))
+            study = studies.submit(desk.profile, path)
+            for node in desk.alliance.nodes.values():
+                with node.approvals() as approvals:
+                    approvals.approve(study.digest)
+                nodes.enter_context(node.up())
+            study = studies.one(desk.client, study.digest)
+            assert {standing.answer for standing in study.standings()} == {"approved"}
+            study = studies.change(desk.client, study, "start")
+            inbox = desk.inbox()
+            rounds = [x for x in follow(inbox, desk.client, study) if isinstance(x, RoundLog)]
+            copy = inbox.copy(study.run)
+            found = result_of(copy.run, rounds, copy.models(rounds[-1].state))
+        told = json.dumps([found.to_json(), study.row])
+        assert "aachen" not in told
+        assert "bonn" not in told
+        assert set(found.sites.values()) == {30}
+        assert found.environment == {}
 
     def test_a_restored_hub_counts_its_mail_anew(self, desk: Desk) -> None:
         inbox = desk.inbox()
