@@ -433,7 +433,10 @@ def test_a_wrong_clock_is_tried_again_until_it_is_right(
         assert ended(node, alliance.start(digest)) == "finished"
 
 
-def test_a_run_whose_hub_was_restored_from_an_old_backup_ends(tmp_path: Path) -> None:
+def test_a_run_whose_hub_was_restored_from_an_old_backup_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "OUTCOME", 0.1)
     file = tmp_path / "hub.backup"
     with ExitStack() as nodes, structlog.testing.capture_logs() as lines:
         with federation(tmp_path) as alliance:

@@ -10,6 +10,8 @@ from urllib.parse import quote, urlencode
 from cohortium.errors import RefusedError
 from cohortium.host.courier import Closed
 from cohortium.identity import Certificate, Document
+from cohortium.node.links import Links
+from cohortium.transport.blobs import FolderBlobs
 from cohortium.transport.client import HubClient
 from cohortium.transport.envelope import Data, Frame
 from cohortium.transport.errors import (
@@ -35,12 +37,21 @@ class HubCourier:
         client: the way to the hub, with patience for ever.
         folder: where large blobs wait until they were read.
         turned_away: told when the hub does not talk to this node any more.
+        links: the ways to peers that listen; None: none.
+        direct: blobs that peers brought; None: none can.
     """
 
     def __init__(
-        self, client: HubClient, folder: Path, *, turned_away: Callable[[RefusedError], None]
+        self,
+        client: HubClient,
+        folder: Path,
+        *,
+        turned_away: Callable[[RefusedError], None],
+        links: Links | None = None,
+        direct: FolderBlobs | None = None,
     ) -> None:
         self._client, self._folder, self._turned_away = client, folder, turned_away
+        self._links, self._direct = links, direct
 
     def post(self, frame: Frame, ciphertext: Data) -> None:
         """Hand a frame over; it is durable when this returns. The same one may come again.
@@ -50,6 +61,8 @@ class HubCourier:
             Closed: the node stops, or the hub turned it away.
         """
         with self._line():
+            if self._links is not None and self._links.post(frame, ciphertext):
+                return
             try:
                 self._post(frame, ciphertext)
             except ConflictError:  # the hub has dropped a blob that nothing referred to yet
@@ -72,6 +85,9 @@ class HubCourier:
             Closed: the node stops.
         """
         with self._line():
+            brought = self._direct and self._direct.path(digest)
+            if brought:
+                return brought
             if size <= LARGE:
                 content = bytearray(size)
                 self._client.download(digest, size, content)
@@ -84,8 +100,11 @@ class HubCourier:
 
     def forget(self, digest: str) -> None:
         """Drop a blob that was read by all parties here."""
-        if digest:
-            (self._folder / digest).unlink(missing_ok=True)
+        if not digest:
+            return
+        (self._folder / digest).unlink(missing_ok=True)
+        if self._direct is not None:
+            self._direct.delete(digest)
 
     def certificate(self, host: str, *, serial: int | None = None, run: str = "") -> Certificate:
         """Return a host's newest certificate, or that of a serial. Not checked.

@@ -10,25 +10,27 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import partial
+from shutil import rmtree
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from cohortium.data.local import prepare_local
-from cohortium.errors import CohortiumError, RefusedError
+from cohortium.errors import ArgumentError, CohortiumError, Problem, RefusedError
 from cohortium.governance.grant import Grant
 from cohortium.host.courier import Closed
 from cohortium.host.run import HostedRun
-from cohortium.identity import Document, Identity
+from cohortium.identity import Certificate, Document, Identity
 from cohortium.node.carrying import Carrier, Watch, check_run
 from cohortium.node.consents import Offer
 from cohortium.node.courier import TURNED_AWAY, HubCourier
 from cohortium.node.joining import client_of
 from cohortium.node.limits import Turns
+from cohortium.node.links import Desk, Links, listening
 from cohortium.node.metrics import Metrics
 from cohortium.node.notify import Notifier, stopped, waits_for_approval
 from cohortium.node.runs import KnownRun
@@ -36,8 +38,10 @@ from cohortium.node.settings import Settings
 from cohortium.node.site import Site
 from cohortium.node.work import StudyWork, make_worker
 from cohortium.plan.plan import State
+from cohortium.transport.blobs import FolderBlobs
 from cohortium.transport.envelope import Frame
 from cohortium.transport.errors import ConflictError, UnknownError, UnreachableError
+from cohortium.transport.nonces import Nonces
 from cohortium.worker.worker import Worker
 
 POLL = 50.0
@@ -49,7 +53,7 @@ LEASE_WAIT, LEASE_TRIES = 25.0, 5
 RETRY = 5.0
 """Seconds before mail is taken in again where this machine's disk was in the way."""
 
-DAY = 24 * 3600.0
+DAY, PAYLOAD_DAYS = 24 * 3600.0, 7
 BRIEF = 0.5
 """A pause between two tries, in seconds, up to which the hub does not count as away."""
 
@@ -57,6 +61,8 @@ CONTACT = 30.0
 """Seconds after which it is written down again that the hub answers."""
 
 ENDED = ("finished", "stopped", "failed")
+OUTCOME = 600.0
+"""Seconds for which a run goes on here after the hub has said that it ended."""
 
 TROUBLE = (OSError, SQLAlchemyError)
 """What a journal meets that may pass."""
@@ -83,15 +89,36 @@ class Session:
             self._home, identity=self._identity, patience=None, waiting=self._away
         )
         self._root = self._client.hub.root
-        self._courier = HubCourier(self._client, self._home.inbox, turned_away=self._turned_away)
+        self._links, self._brought = self._direct()
+        self._courier = HubCourier(
+            self._client,
+            self._home.inbox,
+            turned_away=self._turned_away,
+            links=self._links,
+            direct=self._brought,
+        )
         self._turns = Turns(settings.limits, self._home.folder, spent=self._spent)
         self._carriers: dict[str, Carrier] = {}
         self._works: dict[str, StudyWork] = {}
+        self._timers: dict[str, threading.Timer] = {}
+        self._receipts = _Receipts()
         self._announced: set[tuple[str, float]] = set()
         self._stopping = threading.Event()
         self._refusal: RefusedError | None = None
         self._instance = ""
         self._is_away, self._contact = False, 0.0
+
+    def _direct(self) -> tuple[Links | None, FolderBlobs | None]:
+        """Return the ways to peers, and where what they bring waits; a broker allows neither."""
+        listens = self._settings.direct.listen is not None
+        if self._home.hub()["broker"]:
+            if listens:
+                got, advice = "a listener, behind an honest broker", "Remove [direct]"
+                expected = "none: an address would tell who takes part"
+                raise ArgumentError(Problem("node.toml", "direct", got, expected, advice))
+            return None, None
+        blobs = FolderBlobs(self._home.inbox / "direct") if listens else None
+        return Links(self._identity, self._certificate), blobs
 
     # -- from start to end -------------------------------------------------------------------------
 
@@ -104,10 +131,11 @@ class Session:
         try:
             self._lease()
             self._tidy()
-            for known in self._site.runs.going_on():
-                self._carry(known)
-            self._look_around()
-            self._poll()
+            with self._listening():
+                for known in self._site.runs.going_on():
+                    self._carry(known)
+                self._look_around()
+                self._poll()
         except (Closed, UnreachableError):
             if self._refusal is not None:
                 raise self._refusal from None
@@ -132,6 +160,10 @@ class Session:
         self._turns.stop()
         for work in list(self._works.values()):
             work.stop(now=True)
+        for timer in list(self._timers.values()):
+            timer.cancel()
+        if self._links is not None:
+            self._links.close()
         self._client.close()
         if not now:
             self._release()
@@ -155,6 +187,7 @@ class Session:
             self._site.remember("instance", names)
         self._instance = str(names["id"])
         body = {"instance": self._instance, "predecessor": names["before"]}
+        body["address"] = self._settings.direct.address or ""
         for left in reversed(range(LEASE_TRIES)):
             try:
                 self._client.call("POST", "/v1/lease", body, wait=LEASE_WAIT)
@@ -176,16 +209,17 @@ class Session:
             impatient.call("POST", "/v1/lease", body)
 
     def _poll(self) -> None:
-        after, receipts = 0, dict[tuple[str, str, str], Document]()
+        after = 0
         while not self._stopping.is_set():
+            sent = self._receipts.all()
             body = {
                 "instance": self._instance,
                 "after": after,
                 "wait": POLL,
-                "receipts": [document.to_json() for document in receipts.values()],
+                "receipts": [document.to_json() for document in sent],
             }
             mail = self._client.call("POST", "/v1/inbox", body, wait=POLL)
-            receipts.clear()
+            self._receipts.drop(sent)
             self._seen()
             if self._is_another(mail["generation"]):
                 after = 0
@@ -195,7 +229,7 @@ class Session:
                 if found is None:
                     break
                 after = message["seq"]
-                receipts |= {_subject(document): document for document in found}
+                self._receipts.add(found)
 
     def _is_another(self, generation: str) -> bool:
         """Tell whether the hub was restored from a backup; send it again what it may have lost."""
@@ -218,11 +252,16 @@ class Session:
                 self._begin(study["run"])
 
     def _tidy(self) -> None:
-        """Drop the journals of runs that ended long ago."""
-        before = self._site.clock() - DAY * self._settings.limits.journal_days
+        """Drop journals of runs that ended long ago, and payloads that nobody asked for again."""
+        now, limits = self._site.clock(), self._settings.limits
         for run in self._site.runs.all():
-            if not run.goes_on and run.changed < before:
+            if not run.goes_on and run.changed < now - DAY * limits.journal_days:
                 self._site.runs.erase(run.run, self._home.journal)
+        for folder in (self._home.inbox / "direct").glob("*"):
+            rmtree(folder, ignore_errors=True)
+        for path in self._home.inbox.glob("*"):
+            if path.is_file() and path.stat().st_mtime < now - DAY * PAYLOAD_DAYS:
+                path.unlink()
 
     def _away(self, error: CohortiumError, seconds: float) -> None:
         if seconds > BRIEF and not self._is_away and not self._stopping.is_set():
@@ -243,6 +282,51 @@ class Session:
         """End the session: a party was told that the hub does not talk to this node."""
         self._refusal = error
         self._client.close()
+
+    # -- direct links ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Take in what peers bring directly, if this hospital chose to listen."""
+        direct = self._settings.direct
+        if direct.listen is None or direct.address is None or self._brought is None:
+            yield
+            return
+        nonces = Nonces(self._home.folder / "nonces")
+        desk = Desk(
+            identity=self._identity,
+            blobs=self._brought,
+            nonces=nonces,
+            runs=lambda: list(self._carriers),
+            lookup=self._certificate,
+            deliver=self._brought_frame,
+        )
+        with closing(nonces), listening(direct.listen, direct.address, desk, self._home.folder):
+            self._log.info("listening for direct links", at=direct.listen)
+            yield
+
+    def _brought_frame(self, frame: Frame) -> None:
+        """Take in a frame that a peer brought; its receipts go to the hub with the next poll."""
+        if frame.run not in self._carriers:
+            raise UnknownError(f"the run {frame.run}", "one that goes on here")
+        self._receipts.add(self._frame(frame))
+
+    def _learn_addresses(self) -> None:
+        """Ask where peers listen."""
+        if self._links is not None:
+            found = self._client.call("GET", "/v1/directory")
+            self._links.addresses = {
+                each["name"]: each["address"] for each in found if not each["revoked"]
+            }
+
+    def _certificate(self, host: str, serial: int | None, run: str) -> Certificate:
+        """Return a host's certificate under the key that a run's roster pins for it."""
+        carrier = self._carriers.get(run)
+        if carrier is None:
+            raise UnknownError(f"the run {run}", "one that goes on here")
+        found = self._courier.certificate(host, serial=serial, run=run)
+        found.check(carrier.run.roster.root_of(host))
+        return found
 
     # -- mail --------------------------------------------------------------------------------------
 
@@ -288,19 +372,21 @@ class Session:
             self._site.consents.withdrawn(digest)
             return
         self._offered(study)
-        carrier, known = self._carriers.get(study["run"]), self._site.runs.get(study["run"])
-        if carrier is not None and known is not None and study["status"] in ENDED:
-            self._end_without_outcome(carrier, known, study)
-
-    def _end_without_outcome(
-        self, carrier: Carrier, known: KnownRun, study: Mapping[str, Any]
-    ) -> None:
-        """Leave a run that ended elsewhere, if its outcome, which would have come first, did not:
-        such as that of a hub which was restored from an old backup.
-        """
-        if carrier.state.status == "running":
+        if study["run"] in self._carriers and study["status"] in ENDED:
             told = f": {study['reason']}" if study["reason"] else ""
-            self._fail(known, f"the hub says that it {study['status']}{told}; no outcome came")
+            reason = f"the hub says that it {study['status']}{told}; no outcome came"
+            timer = threading.Timer(OUTCOME, self._give_up, (study["run"], reason))
+            timer.daemon = True
+            self._timers[study["run"]] = timer
+            timer.start()
+
+    def _give_up(self, run: str, reason: str) -> None:
+        """Leave a run that ended elsewhere, if its outcome did not come meanwhile: such as that of
+        a hub which was restored from an old backup.
+        """
+        carrier, known = self._carriers.get(run), self._site.runs.get(run)
+        if carrier is not None and known is not None and carrier.state.status == "running":
+            self._fail(known, reason)
             self._count()
 
     def _offered(self, study: Mapping[str, Any]) -> None:
@@ -370,6 +456,7 @@ class Session:
                 watch=Watch(self._moved, self._ended),
             )
             self._carriers[known.run] = carrier
+            self._learn_addresses()
             carrier.start()
         except CohortiumError as error:
             self._fail(known, str(error))
@@ -448,6 +535,28 @@ class Session:
         self._metrics.waiting.set(sum(offer.waits for offer in self._site.consents.all()))
 
 
-def _subject(document: Document) -> tuple[str, str, str]:
-    body = document.body
-    return body["run"], body["from"], body["host"]
+class _Receipts:
+    """Receipts that wait to be sent: of each party that sent, the one with the highest number."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str, str], Document] = {}
+        self._lock = threading.Lock()
+
+    def add(self, documents: Iterable[Document]) -> None:
+        with self._lock:
+            for document in documents:
+                body = document.body
+                subject = body["run"], body["from"], body["host"]
+                known = self._newest.get(subject)
+                if known is None or known.body["number"] < body["number"]:
+                    self._newest[subject] = document
+
+    def all(self) -> list[Document]:
+        with self._lock:
+            return list(self._newest.values())
+
+    def drop(self, sent: Iterable[Document]) -> None:
+        """Drop what was sent, unless there is something newer by now."""
+        with self._lock:
+            gone = {document.signature for document in sent}
+            self._newest = {k: d for k, d in self._newest.items() if d.signature not in gone}

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cohortium.errors import ArgumentError, Problem
 from cohortium.study.problems import explain
@@ -143,6 +143,29 @@ class Metrics(Section):
         return listen
 
 
+class Direct(Section):
+    """Links from other sites' nodes, without the hub in between. Nothing needs them."""
+
+    listen: Annotated[
+        str | None,
+        Field(pattern=r"^\S+:\d{1,5}$", description='Where to listen, such as "0.0.0.0:9443".'),
+    ] = None
+    address: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https://[^\s/]+$",
+            max_length=300,
+            description="Where other sites reach it: `https://name:port`.",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _come_together(self) -> Direct:
+        if (self.listen is None) != (self.address is None):
+            raise ValueError("direct.listen and direct.address need each other")
+        return self
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -150,6 +173,7 @@ class Settings(Section):
     limits: Annotated[Limits, Field(description="What studies may use of this machine.")] = Limits()
     notify: Annotated[Notify, Field(description="Who hears of what waits.")] = Notify()
     metrics: Annotated[Metrics, Field(description="For the hospital's monitoring.")] = Metrics()
+    direct: Annotated[Direct, Field(description="Links from other sites' nodes.")] = Direct()
     isolation: Annotated[
         Literal["strong", "best"],
         Field(
