@@ -491,6 +491,18 @@ def test_a_hub_that_stops_ends_its_polls(tmp_path: Path) -> None:
     waiting.cut()
 
 
+def test_a_hub_that_stops_waits_for_no_idle_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(new_folder(tmp_path / "hub")) as hub:
+        client = hub.client(hub.member("a"))
+        client.call("GET", "/v1/studies")
+        hub.clients.remove(client)  # its connection stays open
+    client.close()
+
+    assert "timeout graceful shutdown exceeded" not in caplog.text
+
+
 def test_addresses_are_kept_and_shown_to_who_may_know(hub: Hub) -> None:
     a = hub.member("a")
     body = {"instance": "one", "predecessor": "", "address": "https://a.example.org:9443"}

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from tests.hub.federation import BIG, CONTENT, DIGEST, INITIAL, Federation
+from tests.hub.federation import BIG, CONTENT, DIGEST, INITIAL, Federation, receipt
 from tests.hub.running import new_folder, running
 from tests.store.servers import BACKENDS, new_database
 
 from cohortium.errors import ArgumentError
-from cohortium.host.receipts import receipt
 from cohortium.hub import admin
 from cohortium.hub.backup import backup, restore
 from cohortium.hub.folder import HubFolder

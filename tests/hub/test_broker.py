@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.hub.federation import DIGEST, STUDY, Federation, federation
+from tests.hub.federation import DIGEST, STUDY, Federation, federation, receipt
 from tests.store.servers import BACKENDS
 
 from cohortium.errors import RefusedError, StudyError
 from cohortium.governance.roster import Roster
-from cohortium.host.receipts import receipt
 from cohortium.identity import Identity, SignatureError
 from cohortium.transport.errors import RequestError, UnknownError
 

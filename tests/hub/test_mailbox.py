@@ -7,10 +7,9 @@ import threading
 from dataclasses import replace
 
 import pytest
-from tests.hub.federation import BIG, INITIAL, Federation
+from tests.hub.federation import BIG, INITIAL, Federation, receipt
 
 from cohortium.errors import RefusedError
-from cohortium.host.receipts import receipt
 from cohortium.hub.runs import Run
 from cohortium.identity import SignatureError
 from cohortium.transport.envelope import Frame, open_frame
@@ -322,7 +321,7 @@ def test_the_newest_receipt_of_each_host_is_kept(fed: Federation, run: Run) -> N
 
     found = fed.service.mailbox.receipts("a", run.id, "a")
     assert [document.body for document in found] == [
-        {"run": run.id, "from": "a", "host": "b", "number": 3}
+        {"run": run.id, "from": "a", "host": "b", "number": 3, "serial": 1, "stamp": "00" * 64}
     ]
 
 

@@ -26,6 +26,9 @@ HOUR = 3600.0
 GRACE = 10
 """Seconds that requests under way have when the hub stops."""
 
+LAST_WORDS = 0.2
+"""Seconds that a connection has to end in the regular way when the hub stops."""
+
 KEPT_ALIVE = 75
 """Seconds that an idle connection is kept: longer than clients keep theirs."""
 
@@ -105,6 +108,7 @@ class HubServer:
             server_header=False,
             proxy_headers=False,
             lifespan="off",
+            http="httptools",
             ws="none",
             timeout_keep_alive=KEPT_ALIVE,
             timeout_graceful_shutdown=GRACE,
@@ -176,7 +180,21 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.bells.close()
+        leaving = asyncio.ensure_future(self._leave())
         await super().shutdown(sockets)
+        leaving.cancel()
+
+    async def _leave(self) -> None:
+        """Close connections once their answers are out, without waiting for TLS's last words.
+
+        Members keep connections open that are idle; they would let the hub wait in vain.
+        """
+        while self.server_state.connections:
+            await asyncio.sleep(LAST_WORDS)
+            for connection in list(self.server_state.connections):
+                transport = connection.transport
+                if transport.is_closing() and not transport.get_write_buffer_size():
+                    transport.abort()
 
 
 def _listen(address: str) -> socket.socket:
