@@ -73,6 +73,7 @@ class Ran:
         run: its papers.
         document: its signed roster.
         hosts: name to keys.
+        blobs: the ciphertexts of the frames that were made.
     """
 
     result: Result
@@ -80,6 +81,7 @@ class Ran:
     run: HostedRun
     document: Document
     hosts: dict[str, Identity]
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def models(self) -> dict[PartyId, Params]:
@@ -120,7 +122,8 @@ class Ran:
         )
         host = self.hosts[signer or self.run.roster.host_of(PartyId(sender))]
         receivers = {"rosa": self.hosts["rosa"].certificate}
-        frame, _ = seal(head, parts, signer=host, receivers=receivers)
+        frame, ciphertext = seal(head, parts, signer=host, receivers=receivers)
+        self.blobs[frame.blob] = bytes(ciphertext)
         return frame, memoryview(b"".join(parts))
 
 

@@ -175,11 +175,15 @@ class Profile:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read, whole; several commands may write it at once."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as part:
-        part.write(content)
-        part.flush()
-        os.fsync(part.fileno())
-    Path(part.name).replace(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as part:
+            part.write(content)
+            part.flush()
+            os.fsync(part.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)  # what is acknowledged next must outlive a power cut
