@@ -147,6 +147,14 @@ def test_who_is_away_gives_up_its_work_and_tells() -> None:
     assert actor.handle(made.training.perform(run, at=1.0)) == []  # nothing of it leaves
 
 
+def test_it_tells_each_reader_once() -> None:
+    """Its training void makes its model void, and that its evaluation."""
+    last = PartyId("d")
+    actor = at_work(federation(Cyclic(), ROWS), last)
+    told = sent(actor.handle(Away(last, "left", 0.0)), Void)
+    assert [send.release.step for send in told] == ["consensus", "evaluate/d"]
+
+
 def test_who_is_back_takes_part_from_the_next_round() -> None:
     made = federation(Star(), ROWS, rounds=6, quorum=3)
     for seed in range(20):

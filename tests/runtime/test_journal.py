@@ -15,7 +15,7 @@ from cohortium.plan.star import Star
 from cohortium.plan.topology import AGGREGATOR
 from cohortium.runtime.actor import Actor, Snapshot
 from cohortium.runtime.engine import Federation
-from cohortium.runtime.events import Arrived, Effect, Run, Send, TimedOut
+from cohortium.runtime.events import Arrived, Effect, Extended, Run, Send, TimedOut, Timer
 from cohortium.runtime.journal import Journaled, MemoryJournal, is_behind
 from cohortium.testing.federations import federation
 from cohortium.types import PartyId
@@ -111,6 +111,27 @@ def test_a_replay_numbers_the_same_releases_alike() -> None:
     for party, journaled in network.parties.items():
         numbers = [number for by, number in seen if by == party]
         assert sorted(numbers) == list(range(1, journaled.actor.gate.released + 1))
+
+
+def test_what_the_journal_knows_to_be_done_is_not_done_again() -> None:
+    network = Network(federation(Star(), ROWS, rounds=2), lambda send: False)
+    party, what = network.queue.popleft()
+    assert isinstance(what, Run)
+    journaled = network.parties[party]
+    assert [e.step for e in journaled.recover() if isinstance(e, Run)] == [what.step]
+    journaled.handle(network.made.training.perform(what, at=0.0))
+    again = journaled.recover()
+    assert [e for e in again if isinstance(e, Run)] == []
+    assert [send.release.step for send in sends(again).values()] == [what.step.id]
+
+
+def test_timers_that_nobody_waits_for_are_not_set_again() -> None:
+    journaled = Network(federation(Star(), ROWS), lambda send: False).parties[AGGREGATOR]
+    first = {e.step: e.due for e in journaled.recover() if isinstance(e, Timer)}
+    journaled.handle(Extended(60.0, 0.0))
+    journaled.handle(TimedOut(1, 0, "reduce", first["reduce"] + 60.0))
+    again = [(e.step, e.due) for e in journaled.recover() if isinstance(e, Timer)]
+    assert again == [("tally", first["tally"] + 60.0)]
 
 
 def test_an_old_copy_of_a_journal_is_noticed() -> None:

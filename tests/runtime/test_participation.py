@@ -29,9 +29,10 @@ from cohortium.plan.plan import Note, State
 from cohortium.plan.star import Star
 from cohortium.plan.topology import Topology
 from cohortium.plan.tree import Tree
+from cohortium.runtime.events import Arrived, Record
 from cohortium.runtime.in_process import Sequential
 from cohortium.testing import faults
-from cohortium.testing.faults import Faults
+from cohortium.testing.faults import Cut, Faults
 from cohortium.testing.federations import federation
 from cohortium.types import Params, PartyId, SiteId, Update
 
@@ -445,9 +446,109 @@ def test_a_robust_rule_left_with_too_few_voids_the_round() -> None:
     assert state.status == "stopped"
 
 
-def test_a_state_that_waits_for_its_model_outlives_a_death() -> None:
-    """Heard of ahead of its model, acknowledged, and not in the journal of the round after."""
-    made = federation(Star(), ROWS, rounds=8, fraction=0.5, on_shortfall="skip", evaluate_every=0)
-    last = Sequential().run(made).logs[-1].state.digest
-    found = faults.run(made, Faults(seed=88, kills=0.3))
-    assert {actor.state.digest for actor in found.actors.values()} == {last}
+def test_states_and_models_that_wait_for_each_other_outlive_a_death() -> None:
+    """A site is cut off while the others go on; then all that it missed comes, in any order."""
+    made = federation(Star(), ROWS, rounds=8, quorum=1, on_shortfall="skip", evaluate_every=0)
+    for seed in range(10):
+        wrong = Faults(seed=seed, kills=0.2, cuts=(Cut("a", 0, 300),), late=0.01)
+        found = faults.run(made, wrong)
+        assert len({actor.state.digest for actor in found.actors.values()}) == 1
+
+
+def test_a_state_waits_for_the_one_before_it() -> None:
+    """Round 1 was tried again, and the State of the second try is heard of first."""
+    made = federation(Star(), ROWS, on_shortfall="wait", evaluate_every=0)
+    found = faults.run(made, Faults(shuffle=False, silent=frozenset({("b", 1)})))
+    again, *_ = found.states.values()
+    assert (again.round, again.attempt) == (0, 1)
+    counted = replace(
+        again,
+        round=1,
+        attempt=0,
+        previous=again.digest,
+        roster=made.agreement.plan.trainers,
+        models={PartyId("@aggregator"): "0" * 64},
+    )
+    made = federation(Star(), ROWS, on_shortfall="wait", evaluate_every=0)
+    actor = made.actor(PartyId("a"))
+    actor.start()
+    for state, attempt in ((counted, 1), (again, 0)):
+        closed = made.gate(PartyId("a")).received(
+            Closed(state),
+            sender=PartyId("@aggregator"),
+            round_=1,
+            attempt=attempt,
+            step="outcome",
+            number=1,
+        )
+        assert not [e for e in actor.handle(Arrived(closed, 0.0)) if isinstance(e, Record)]
+    assert actor.state == again
+    assert actor.snapshot().states == (counted,)
+
+
+MIXED = Hybrid(
+    outer="gossip",
+    groups=(
+        SubFederation(name="g", topology="star", sites=("a", "b")),
+        SubFederation(name="h", topology="cyclic", sites=("c", "d")),
+    ),
+)
+
+
+def test_the_share_of_an_absent_group_stays_with_oneself_whatever_it_stands_for() -> None:
+    """The last of a chain stands for all of it: that is no matter of its neighbour's."""
+    made = federation(MIXED, ROWS, rounds=1, quorum=1)
+    state = faults.run(made, Faults(silent=frozenset({("d", 1)}))).actors[PartyId("a")].state
+    assert state.roster == ("a", "b")
+    assert {(n.site, n.status) for n in state.notes} == {("c", "absent"), ("d", "absent")}
+
+
+def test_the_last_of_a_chain_stands_for_all_of_it_among_peers_too() -> None:
+    made = federation(MIXED, ROWS, rounds=1)
+    sent: list[Release] = []
+
+    def listen(release: Release) -> list[Release]:
+        sent.append(release)
+        return [release]
+
+    faults.run(made, Faults(lies={"@aggregator/g": listen}))
+    [model] = [r.payload for r in sent if isinstance(r.payload, Reduced) and r.step[:4] == "cons"]
+    assert model.weight == pytest.approx(sum(ROWS.values()) / 2)  # two groups share it
+
+
+def test_peers_that_miss_one_another_are_not_taken_for_liars() -> None:
+    """d mixed what c sent, and c did not have d's: together they weigh more than their rows."""
+    groups = (
+        SubFederation(name="g", topology="star", sites=("a", "b")),
+        SubFederation(name="h", topology="gossip", sites=("c", "d")),
+    )
+    made = federation(Hybrid(outer="star", groups=groups), ROWS, rounds=1, quorum=2)
+
+    def lose(release: Release) -> list[Release]:
+        return [] if release.step == "train/d" else [release]
+
+    state = faults.run(made, Faults(lies={"d": lose})).actors[PartyId("a")].state
+    assert not [note for note in state.notes if note.status == "excluded"]
+    assert set(state.roster) == set(ROWS)
+
+
+def test_a_round_that_counts_does_not_say_why_the_one_before_did_not() -> None:
+    made = federation(Star(), ROWS, on_shortfall="skip")
+    found = faults.run(made, Faults(silent=frozenset({("b", 2)})))
+    assert [state.reason for state in found.states.values()] == [
+        "",
+        "round 2: 3 of 4 needed sites",
+        "",
+    ]
+
+
+def test_a_site_of_which_nothing_came_is_named_once() -> None:
+    groups = (
+        SubFederation(name="g", topology="star", sites=("a", "b")),
+        SubFederation(name="h", topology="star", sites=("c", "d")),
+    )
+    made = federation(Hybrid(outer="cyclic", groups=groups), ROWS, rounds=1)
+    silent = frozenset({("c", 1), ("d", 1)})
+    state = faults.run(made, Faults(silent=silent)).actors[PartyId("a")].state
+    names = [note.site for note in state.notes]
+    assert len(names) == len(set(names)) == 4

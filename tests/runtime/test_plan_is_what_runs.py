@@ -55,6 +55,7 @@ def _forget(step: Step, gone: str) -> Step:
         inputs=tuple(source for source in step.inputs if source != gone),
         gathers=tuple(step.gathers[i] for i in kept),
         weights=tuple(step.weights[i] for i in kept) if step.weights else (),
+        scales=tuple(step.scales[i] for i in kept) if step.scales else (),
         needs=min(step.needs, len(kept)),
     )
 

@@ -182,12 +182,13 @@ def _metropolis(i: int, graph: Neighbours) -> dict[int, float]:
 def _mix(
     draft: Draft, holders: Sequence[Holder], i: int, row: dict[int, float], *, label: str, name: str
 ) -> Holder:
-    own = holders[i]
+    own, scales = holders[i], tuple(holders[j].scale for j in row)
     step = draft.add(
         f"{label}/{name}/{own.party}" if name else f"{label}/{own.party}",
         own.party,
         "mix",
         gathers=tuple(holders[j].step for j in row),
-        weights=tuple(row[j] * holders[j].scale for j in row),
+        weights=tuple(row.values()),
+        scales=scales if any(scale != 1.0 for scale in scales) else (),
     )
     return Holder(own.party, step, own.sites)

@@ -24,8 +24,10 @@ class Step:
         gathers: steps whose values it collects; a void or late one is left out.
         needs: how many of `gathers` suffice at the deadline.
         weights: a factor on the weight of each gathered value, in the order of `gathers`; empty
-            means 1. A mix gathers its own party's value too: what an absent neighbour would have
-            weighed stays with that.
+            means 1. A mix gathers its own party's value too: the share of an absent neighbour stays
+            with that.
+        scales: of a mix, the factor that turns the weight of each gathered value into that of the
+            element that it stands for; empty means 1.
         deadline: seconds from the moment that all `inputs` are there; None waits for ever.
         covers: the sites whose records may be in its value.
         slot: name of the party's local state that it reads and replaces.
@@ -39,6 +41,7 @@ class Step:
     gathers: tuple[str, ...] = ()
     needs: int = 0
     weights: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
     deadline: float | None = None
     covers: tuple[SiteId, ...] = ()
     slot: str | None = None

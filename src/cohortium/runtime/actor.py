@@ -87,6 +87,10 @@ AHEAD = 2
 """Updates of rounds further ahead than this are dropped: a party that far behind catches up by
 States, and takes those of the round that it then opens for absent. Models and States are kept."""
 
+MODELS = 8
+"""Consensus models of one sender, the newest, that are kept until their States come. Out of order,
+and of rounds that fell short, more may arrive than count; a mailbox in order keeps one waiting."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -153,7 +157,7 @@ class Actor:
         self._held = False
         self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
-        self._states: dict[Key, State] = {(s.round, s.attempt): s for s in snapshot.states}
+        self._states: dict[str, State] = {s.previous: s for s in snapshot.states}
         self._plan: RoundPlan
         self._progress: dict[str, Progress] = {}
 
@@ -181,6 +185,17 @@ class Actor:
                 self._obey(event, effects)
         self._advance(event.at, effects)
         return effects
+
+    def wants(self, effect: Effect) -> bool:
+        """Tell whether what it once asked for still serves a purpose."""
+        if not isinstance(effect, Run | Timer):
+            return True
+        if (effect.round, effect.attempt) != self._key or self.state.status != "running":
+            return False
+        if isinstance(effect, Run):
+            return not self._progress[effect.step.id].told
+        progress = self._progress[effect.step]
+        return progress.due == effect.due and not progress.settled
 
     def snapshot(self, effects: Iterable[Effect] = ()) -> Snapshot:
         """Return what replaces the journal when a round has opened.
@@ -258,7 +273,8 @@ class Actor:
             self._commit(step)
         self._provisional = {}
         self.state, self.model = state, model
-        self._states = {k: s for k, s in self._states.items() if k > (state.round, state.attempt)}
+        passed = state.round, state.attempt
+        self._states = {k: s for k, s in self._states.items() if (s.round, s.attempt) > passed}
         self._candidates = {k: v for k, v in self._candidates.items() if k[0] > state.round}
         self._released = self.gate.released
         return True
@@ -266,19 +282,19 @@ class Actor:
     def _chain(self, effects: list[Effect]) -> Iterator[State]:
         """Yield the States that follow one from the other; a doubtful one is dropped and told."""
         state = self.state
-        while True:
-            keys = (state.round + 1, 0), (state.round, state.attempt + 1)
-            following = next((self._states[key] for key in keys if key in self._states), None)
-            if following is None:
-                return
+        while state.digest in self._states:
+            following = self._states[state.digest]
             why = doubt(self.agreement, state, following)
             if why:
-                del self._states[following.round, following.attempt]
-                reason = f"state {following.round} refused: {why}"
-                effects.append(Record(self.party, "refused", step="outcome", reason=reason))
-                continue
+                del self._states[state.digest]
+                self._refuse(following, why, effects)
+                return
             yield following
             state = following
+
+    def _refuse(self, state: State, why: str, effects: list[Effect]) -> None:
+        reason = f"state {state.round} refused: {why}"
+        effects.append(Record(self.party, "refused", step="outcome", reason=reason))
 
     def _commit(self, state: State) -> None:
         """Keep, or drop, what this party's steps left behind in the round that `state` closed."""
@@ -324,7 +340,10 @@ class Actor:
         key = (release.round, release.attempt)
         if isinstance(release.payload, Closed):
             state = release.payload.state
-            self._states.setdefault((state.round, state.attempt), state)
+            if key == self._key and state.previous != self.state.digest:
+                self._refuse(state, "it does not follow the state before it", effects)
+            elif (state.round, state.attempt) > (self.state.round, self.state.attempt):
+                self._states.setdefault(state.previous, state)
         elif key >= self._key and release.attempt < self.agreement.plan.attempts:
             if step.op == "consensus" and isinstance(release.payload, Reduced):
                 self._keep(release, release.payload.params)
@@ -350,11 +369,11 @@ class Actor:
         return step
 
     def _keep(self, release: Release, params: Params) -> None:
-        """Keep a consensus model until its State comes; of one sender, the newest few."""
+        """Keep a consensus model until its State comes."""
         key = (release.round, release.attempt, release.sender)
         self._candidates.setdefault(key, params)
         theirs = sorted(k for k in self._candidates if k[2] == release.sender)
-        for old in theirs[: -(AHEAD + 1)]:
+        for old in theirs[:-MODELS]:
             del self._candidates[old]
 
     def _deliver(self, source: Step, payload: Value, at: float, effects: list[Effect]) -> None:
@@ -493,9 +512,8 @@ class Actor:
             return
         step = self._plan[event.step]
         progress = self._progress[event.step]
-        if "done" in progress.fingerprints:
+        if progress.told:
             return
-        progress.fingerprints["done"] = 0.0
         site = SiteId(self.party)
         roster, notes = tuple(progress.roster), progress.said()
         payload: Outbound
@@ -516,6 +534,7 @@ class Actor:
 
     def _settle(self, step: Step, payload: Value, at: float, effects: list[Effect]) -> None:
         """Send a step's value to its readers, and read it oneself."""
+        self._progress[step.id].told = True
         others = [p for p in self._plan.readers[step.id] if p != self.party]
         if step.op == "consensus" and isinstance(payload, Reduced):
             self._candidates[*self._key, self.party] = payload.params
@@ -569,7 +588,7 @@ class Actor:
         effects.append(Record(self.party, "round", state=state, detail=evaluation))
         others = [p for p in step.to if p != self.party]
         self._send(step, Closed(state), others, effects)
-        self._states[state.round, state.attempt] = state
+        self._states[state.previous] = state
 
     # -- what the coordinator orders ---------------------------------------------------------------
 
@@ -614,8 +633,8 @@ class Actor:
     def _give_up(self, step: Step, void: Void, at: float, effects: list[Effect]) -> None:
         """Settle one's own work over records without a value, unless it is done."""
         progress = self._progress[step.id]
-        if "done" not in progress.fingerprints:
-            progress.settled, progress.fingerprints["done"] = True, 0.0
+        progress.settled = True
+        if not progress.told:
             self._settle(step, void, at, effects)
 
     def _extend(self, seconds: float, effects: list[Effect]) -> None:

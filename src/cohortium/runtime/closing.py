@@ -53,7 +53,7 @@ def close(
     lines = [*notes, *(note for held in consensus.values() for note in held.notes)]
     lines += _not_sampled(agreement, before)
     named = _in_order(agreement, before, roster, lines, seen=seen)
-    after = replace(before, notes=named, metrics={}, roster=(), previous=before.digest)
+    after = replace(before, reason="", notes=named, metrics={}, roster=(), previous=before.digest)
     if not consensus or (plan.rounds and len(roster) < plan.needed):
         unfit = {n.site for n in named if n.status in _UNFIT and n.reason != LOST}
         fit = _training(agreement, before).difference(unfit)

@@ -60,28 +60,35 @@ def _mix(at: Standpoint, progress: Progress) -> Combined:
     step = progress.step
     places = range(len(step.gathers))
     own = next(place for place in places if at.plan[step.gathers[place]].party == at.party)
-    if own not in progress.gathered:
+    kept = sum(step.weights[place] for place in places if place not in progress.gathered)
+    taken = [
+        place for place in places if _fold(at, progress, place, more=kept if place == own else 0.0)
+    ]
+    if own not in taken:
+        progress.fold = None
         progress.note_absent(at.plan)
         return Void("its own training is void", progress.said()), None
-    kept = sum(step.weights[place] for place in places if place not in progress.gathered)
-    for place in places:
-        _fold(at, progress, place, more=kept if place == own else 0.0)
     return _finish(at, progress), None
 
 
-def _fold(at: Standpoint, progress: Progress, place: int, *, more: float = 0.0) -> None:
+def _fold(at: Standpoint, progress: Progress, place: int, *, more: float = 0.0) -> bool:
+    """Take a value into the aggregation, if there is one and it may; tell whether it is in it.
+
+    `more` is added to the value's share.
+    """
     value = progress.gathered.pop(place, None)
     if value is None:
-        return
+        return False
     assert isinstance(value, Plain | Reduced)
-    weights = progress.step.weights
+    weights, scales = progress.step.weights, progress.step.scales
     factor = (weights[place] if weights else 1.0) + more
+    factor *= scales[place] if scales else 1.0
     source = at.plan[progress.step.gathers[place]]
     if weight_of(value) * factor > at.agreement.plan.most(source.covers):
         progress.count -= 1
         reason = f"weighs {weight_of(value) * factor:g}, more than the rows behind it"
         progress.notes += [Note(site, "excluded", reason) for site in value.roster]
-        return
+        return False
     if progress.fold is None:
         progress.fold = at.agreement.aggregator.begin(at.model)
     try:
@@ -89,9 +96,10 @@ def _fold(at: Standpoint, progress: Progress, place: int, *, more: float = 0.0) 
     except RefusedError as error:
         progress.count -= 1
         progress.notes += [Note(site, "excluded", str(error)) for site in value.roster]
-    else:
-        progress.roster += value.roster
-        progress.notes += value.notes
+        return False
+    progress.roster += value.roster
+    progress.notes += value.notes
+    return True
 
 
 def _finish(at: Standpoint, progress: Progress) -> Value:
@@ -103,6 +111,8 @@ def _finish(at: Standpoint, progress: Progress) -> Value:
         return Void(str(error), progress.said())
     finally:
         progress.fold = None
+    # Where peers were absent for some and not for others, weights add up to more than there is.
+    weight = min(weight, at.agreement.plan.most(progress.step.covers))
     return Reduced(params, weight, tuple(dict.fromkeys(progress.roster)), progress.said())
 
 

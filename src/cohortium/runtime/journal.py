@@ -63,13 +63,16 @@ class Journaled:
         self.actor: Actor
 
     def recover(self) -> list[Effect]:
-        """Start from the journal, new or left by a crash; return what is to be done, or again."""
+        """Start from the journal, new or left by a crash; return what is to be done, or again.
+
+        Work that the journal knows to be done, and timers that no step waits for, are left out.
+        """
         snapshot, events = self.journal.load()
         self.actor = self._make(snapshot)
         effects = self.actor.start()
         for event in events:
             effects += self.actor.handle(event)
-        return effects
+        return [effect for effect in effects if self.actor.wants(effect)]
 
     def handle(self, event: Event, unsent: Iterable[Effect] = ()) -> list[Effect]:
         """Keep an event, handle it, and return what is to be done.

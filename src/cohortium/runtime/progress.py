@@ -35,6 +35,7 @@ class Progress:
         gathered: by place, what came and was good, and is not folded yet.
         fingerprints: by source, of what came, to tell a repetition from a second update.
         settled: whether it has fired.
+        told: whether its readers have its value, or that it is void.
         count: good values so far.
         folded: places before this one are folded, or have nothing to fold.
         fold: the aggregation in progress.
@@ -52,6 +53,7 @@ class Progress:
     gathered: dict[int, Value] = field(default_factory=dict)
     fingerprints: dict[str, float] = field(default_factory=dict)
     settled: bool = False
+    told: bool = False
     count: int = 0
     folded: int = 0
     fold: Fold | None = None
@@ -107,7 +109,7 @@ class Progress:
 
     def note_absent(self, plan: RoundPlan, but: frozenset[SiteId] = frozenset()) -> None:
         """Name the sites from whose sources nothing came, `but` those."""
-        named = but.union(note.site for note in self.notes)
+        named = {*but, *(note.site for note in self.notes)}
         for source in self.step.gathers:
             if source in self.waiting:
                 reason = f"nothing came of {source!r} in {self.step.deadline:g} s"
@@ -115,6 +117,7 @@ class Progress:
                     reason = f"{reason}; {self.seen[plan[source].party]}"
                 absent = [site for site in plan[source].covers if site not in named]
                 self.notes += [Note(site, "absent", reason) for site in absent]
+                named.update(absent)
 
     def said(self, more: Iterable[Note] = ()) -> tuple[Note, ...]:
         """Return the notes, each once, in the order in which they came."""

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from cohortium.errors import RunFailedError
 from cohortium.governance.gate import Closed, Plain, Reduced, Release
 from cohortium.plan.plan import State
-from cohortium.runtime.actor import Actor, Snapshot
+from cohortium.runtime.actor import AHEAD, Actor, Snapshot
 from cohortium.runtime.engine import Federation
 from cohortium.runtime.events import (
     Arrived,
@@ -64,7 +64,8 @@ class Faults:
     Attributes:
         seed: of the history.
         shuffle: deliver and run in random order instead of first in, first out.
-        duplicates: chance that a delivered message stays under way and comes again.
+        duplicates: chance that a message comes again: one that was delivered, and one that its
+            sender hands in again after a death, which a mailbox otherwise knows.
         kills: chance that a party dies at an event, at a random moment of it.
         kill_at: (party, its event's number) to the moment at which it dies.
         blackouts: chance, at each step, that all parties die at once.
@@ -105,10 +106,12 @@ class History:
         rounds: what the closing party recorded, again after a replay.
         refused: what anybody recorded as refused or failed.
         deaths: how often each moment of death struck.
+        blackouts: how often all died at once.
         events: how many events each party was given.
-        states: the States that closed rounds, in their order.
+        states: the States that left the closing party, by (round, attempt), in the chain's order.
         timeouts: deadlines that passed while something was waited for.
         noticed: old copies of a journal that their party noticed.
+        woken: old copies with which a party went on, as nothing had left since.
         heard: (party, place of an order in `Faults.controls`) to the round in progress there.
     """
 
@@ -116,10 +119,12 @@ class History:
     rounds: list[Record] = field(default_factory=list)
     refused: list[Record] = field(default_factory=list)
     deaths: dict[Moment, int] = field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
+    blackouts: int = 0
     events: dict[PartyId, int] = field(default_factory=dict)
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     timeouts: int = 0
     noticed: int = 0
+    woken: int = 0
     heard: dict[tuple[PartyId, int], int] = field(default_factory=dict)
 
 
@@ -149,11 +154,21 @@ Pending = tuple[Kind, PartyId, Any]
 DURABLE = ("message", "control")
 """What waits in a mailbox, and not in the memory of a party."""
 
+KEPT = ("outcome", "consensus")
+STEPS = 20_000
+"""Steps after which a history does not end."""
+
+DEATHS = 50
+"""Deaths after which nobody dies any more: each may cause work and messages, and so others."""
+
+WOKEN = 2
+"""Old copies of a journal with which parties go on, in one history."""
+
 COPIED = 0.1
 """Chance, at each step, that somebody copies a party's journal, where there are rollbacks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Copy:
     """A party's journal at some time, and how much of its mail it had taken in by then."""
 
@@ -174,6 +189,7 @@ class _Party:
         left: numbers of its releases to what they were.
         timers: (round, attempt, step) to the first time that it asked for.
         paused: whether it was told to pause.
+        closed: the (round, attempt) of the States that it made.
     """
 
     def __init__(self, journaled: Journaled) -> None:
@@ -185,6 +201,7 @@ class _Party:
         self.left: dict[int, Any] = {}
         self.timers: dict[tuple[int, int, str], float] = {}
         self.paused = False
+        self.closed: set[tuple[int, int]] = set()
 
 
 class _Injector:
@@ -207,6 +224,7 @@ class _Injector:
             self._start(party)
         while not self._ended():
             self._next()
+        self.history.states = dict(sorted(self.history.states.items()))
         self.history.actors = {name: p.journaled.actor for name, p in self.parties.items()}
         return self.history
 
@@ -235,7 +253,8 @@ class _Injector:
         if faults.rollbacks and self.random.random() < COPIED:
             one = self.random.choice(tuple(self.parties.values()))
             one.copies.append(_Copy(*one.journaled.journal.load(), len(one.mail)))
-        if faults.blackouts and self.random.random() < faults.blackouts:
+        if self.random.random() < faults.blackouts and self._mortal:
+            self.history.blackouts += 1
             self._tell("everybody", "dies")
             for party in self.parties:
                 self._start(party)
@@ -251,6 +270,8 @@ class _Injector:
             self._time_out()
         else:
             raise RunFailedError("nothing is under way and the run has not ended")
+        if self.step > STEPS:
+            raise BrokenError("it does not end")
 
     def _choose(self) -> int | None:
         """Return the place of what happens next, if anything can."""
@@ -279,6 +300,8 @@ class _Injector:
                 self._perform(party, what)
             case "upload":
                 self._deliver(party, what)
+            case "message" if self._is_ahead(party, what):
+                self.pending += [] if again else [(kind, party, what)]
             case "message":
                 if not self._give(party, (kind, what), Arrived(what, self._clock(party))):
                     self.pending += [] if again else [(kind, party, what)]
@@ -287,12 +310,29 @@ class _Injector:
             case "done":
                 self._handle(party, replace(what, at=self._clock(party)))
 
+    def _is_ahead(self, party: PartyId, release: Release) -> bool:
+        """Tell whether a message comes before its time by more rounds than a reader keeps.
+
+        A mailbox that is read in its own order never gives one out, unless somebody made it up.
+        States, and models that nobody evaluates, are kept however early they come.
+        """
+        kept = ("outcome",) if self.federation.agreement.plan.evaluate_every else KEPT
+        if self.faults.lies or release.step.startswith(kept):
+            return False
+        state = self.parties[party].journaled.actor.state
+        return state.status == "running" and release.round > state.round + 1 + AHEAD
+
     def _deliver(self, party: PartyId, send: Send) -> None:
-        """Put a release into its readers' mailboxes."""
-        found = _identity(send)
-        if self.parties[party].left.setdefault(send.release.number, found) != found:
-            first = self.parties[party].left[send.release.number]
-            raise BrokenError(f"{party} gave number {send.release.number} to {first} and {found}")
+        """Put a release into its readers' mailboxes, unless it is there or was."""
+        left, number, found = self.parties[party].left, send.release.number, _identity(send)
+        if number in left:
+            if left[number] != found:
+                raise BrokenError(f"{party} gave number {number} to {left[number]} and {found}")
+            if self.random.random() >= self.faults.duplicates:
+                return
+        left[number] = found
+        if isinstance(send.release.payload, Closed):
+            self._close(party, send.release.payload.state)
         lie = self.faults.lies.get(party)
         for release in [send.release] if lie is None else lie(send.release):
             self.pending += [("message", reader, release) for reader in send.to]
@@ -349,7 +389,7 @@ class _Injector:
         self._tell(party, event)
         number = self.history.events[party] = self.history.events[party] + 1
         moment = faults.kill_at.get((party, number))
-        if moment is None and faults.kills and self.random.random() < faults.kills:
+        if moment is None and self.random.random() < faults.kills and self._mortal:
             moment = self.random.choice(MOMENTS)
         if moment is None:
             self._carry_out(party, one.journaled.handle(event, self._unsent(party)))
@@ -363,6 +403,11 @@ class _Injector:
         self._start(party)
         return moment != "before journaling"
 
+    @property
+    def _mortal(self) -> bool:
+        deaths = sum(self.history.deaths.values())
+        return deaths + len(self.parties) * self.history.blackouts < DEATHS
+
     def _unsent(self, party: PartyId) -> list[Send]:
         return [what for kind, by, what in self.pending if kind == "upload" and by == party]
 
@@ -373,7 +418,8 @@ class _Injector:
         self.timers = [timer for timer in self.timers if timer[1] != party]
         one.offset = self.random.uniform(-self.faults.skew, self.faults.skew)
         effects = None
-        if one.copies and self.random.random() < self.faults.rollbacks:
+        chance = self.faults.rollbacks if self.history.woken < WOKEN else 0.0
+        if one.copies and self.random.random() < chance:
             effects = self._roll_back(party, self.random.choice(one.copies))
         self._carry_out(party, one.journaled.recover() if effects is None else effects)
 
@@ -388,6 +434,7 @@ class _Injector:
         if is_behind(old.actor.gate.released, one.left):
             self.history.noticed += 1
             return None
+        self.history.woken += 1
         self._tell(party, "wakes from an old copy of its journal")
         one.journaled = old
         since, one.mail = one.mail[copy.mail :], one.mail[: copy.mail]
@@ -397,7 +444,7 @@ class _Injector:
         one.orders.extendleft(reversed(orders))
         one.paused = old.actor.paused
         one.timers.clear()
-        one.copies = [c for c in one.copies if c.mail <= copy.mail]
+        one.copies = one.copies[: one.copies.index(copy) + 1]  # others never happened
         return effects
 
     def _carry_out(self, party: PartyId, effects: Iterable[Effect]) -> None:
@@ -410,7 +457,7 @@ class _Injector:
                 case Timer():
                     self._set(party, effect)
                 case Record(kind="round"):
-                    self._closed(party, effect)
+                    self._recorded(party, effect)
                 case Record():
                     self.history.refused.append(effect)
 
@@ -421,15 +468,19 @@ class _Injector:
             raise BrokenError(f"{party} moved {timer.step} from {first} s forward to {timer.due} s")
         self.timers.append((timer.due - one.offset, party, timer))
 
-    def _closed(self, party: PartyId, record: Record) -> None:
-        state = record.state
-        assert state is not None
+    def _recorded(self, party: PartyId, record: Record) -> None:
+        assert record.state is not None
+        closed, key = self.parties[party].closed, (record.state.round, record.state.attempt)
+        if self.parties[party].paused and key not in closed:
+            raise BrokenError(f"{party} closed {key} while it was paused")
+        closed.add(key)
+        self.history.rounds.append(record)
+
+    def _close(self, party: PartyId, state: State) -> None:
+        """Keep the State that leaves the closing party, who may not send another."""
         key = (state.round, state.attempt)
-        if key not in self.history.states and self.parties[party].paused:
-            raise BrokenError(f"{party} closed round {state.round} while it was paused")
         if self.history.states.setdefault(key, state).digest != state.digest:
             raise BrokenError(f"{party} closed {key} in two ways")
-        self.history.rounds.append(record)
 
     def _clock(self, party: PartyId) -> float:
         return self.now + self.parties[party].offset
