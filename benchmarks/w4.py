@@ -1,12 +1,12 @@
 """W4: a real federation on loopback. Hub and 2 nodes as processes, 1,000,000 parameters, 10 rounds.
 
-Local training is one gradient step of a linear regression over 2 rows: as cheap as adding 1.
+Local training is one gradient step of a linear regression over one row: as cheap as adding 1.
 """
 
 from benchmarks import measure
 from benchmarks.deployment import Regression
 
-W4 = Regression(features=999_999, rows=2)
+W4 = Regression(features=999_999, rows=1)
 
 if __name__ == "__main__":
     measure.main(

@@ -33,6 +33,7 @@ class Postman:
         roster: what it calls the run's roster.
         asked: what it was asked for mail.
         status: of the study.
+        certified: how often it was asked for a certificate.
     """
 
     ran: Ran
@@ -41,11 +42,13 @@ class Postman:
     roster: Mapping[str, Any] | None = None
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     status: str = "running"
+    certified: int = 0
 
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, wait: float = 0.0
     ) -> Any:
         if path.startswith("/v1/certificates/"):
+            self.certified += 1
             found = self.certificate or self.ran.hosts[HUB].certificate
             return {"certificate": found.to_json()}
         if path.startswith("/v1/runs/"):
@@ -105,6 +108,7 @@ def test_what_is_signed_is_kept_and_acknowledged_with_the_next_question(
     assert inbox.fetch(0.0) == []
     assert len(kept(inbox, postman)) == 4
     assert inbox.refused == []
+    assert postman.certified == 1
     assert inbox.fetch(0.0) is None
     assert [question["after"] for question in postman.asked] == [0, 4]
 

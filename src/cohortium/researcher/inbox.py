@@ -44,6 +44,7 @@ class Inbox:
         self._profile, self._client, self._identity = profile, client, profile.identity
         self._root = profile.trust.root
         self._copies: dict[str, RunCopy] = {}
+        self._certificates: dict[tuple[str, str, int], Certificate] = {}
         self.refused: list[str] = []
 
     def copy(self, run: str) -> RunCopy:
@@ -94,9 +95,7 @@ class Inbox:
         try:
             frame = Frame.from_json(value)
             copy = self.copy(frame.run)
-            root = copy.check(frame)
-            sender = self._certificate(frame)
-            sender.check(root)
+            sender = self._certificate(frame, root=copy.check(frame))
             blob = bytearray(frame.payload_size if frame.blob else 0)
             if frame.blob:
                 self._client.download(frame.blob, frame.payload_size, blob)
@@ -104,9 +103,15 @@ class Inbox:
         except RefusedError as error:
             self.refused.append(f"a message was not believed: {error}")
 
-    def _certificate(self, frame: Frame) -> Certificate:
-        path = f"/v1/certificates/{quote(frame.host)}?serial={frame.serial}&run={frame.run}"
-        return Certificate.from_json(self._client.call("GET", path)["certificate"])
+    def _certificate(self, frame: Frame, *, root: str) -> Certificate:
+        """Return the certificate of who signed a frame, by the root key that its run pins."""
+        key = frame.run, frame.host, frame.serial
+        if key not in self._certificates:
+            path = f"/v1/certificates/{quote(frame.host)}?serial={frame.serial}&run={frame.run}"
+            found = Certificate.from_json(self._client.call("GET", path)["certificate"])
+            found.check(root)
+            self._certificates[key] = found
+        return self._certificates[key]
 
 
 def follow(inbox: Inbox, client: HubClient, study: Study) -> Iterator[RoundLog | Study]:
