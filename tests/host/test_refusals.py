@@ -12,13 +12,16 @@ from sqlalchemy.exc import OperationalError
 from tests.host.post_office import Machine
 from tests.host.test_host import machine, models, study, undisturbed
 
+from cohortium.errors import RefusedError
+from cohortium.governance.gate import Plain
 from cohortium.host.host import Host
 from cohortium.host.receipts import BehindError, check_not_behind, highest, receipt
-from cohortium.identity import Identity
-from cohortium.plan.plan import State
+from cohortium.identity import Certificate, Document, Identity
+from cohortium.plan.plan import Note, State
+from cohortium.runtime.codec import from_bytes, to_parts
 from cohortium.runtime.events import Event
-from cohortium.transport.envelope import Frame, Head, seal
-from cohortium.types import PartyId
+from cohortium.transport.envelope import Frame, Head, open_frame, seal
+from cohortium.types import PartyId, SiteId
 
 AGGREGATOR = PartyId("@aggregator")
 
@@ -175,19 +178,104 @@ def test_a_journal_that_refuses_for_a_while_loses_nothing(
     assert models(made) == undisturbed(made)
 
 
-def test_receipts_count_only_for_whom_they_were_signed() -> None:
-    peer = Identity.create("b", role="site", now=0.0)
-    other = Identity.create("c", role="site", now=0.0)
-    run = "00" * 16
+def stamped(number: int, *, signer: Identity, run: str = "00" * 16, sender: str = "a") -> Frame:
+    head = Head(
+        run=run,
+        sender=sender,
+        to=("b",),
+        number=number,
+        kind="release",
+        round=1,
+        attempt=0,
+        step="s",
+    )
+    return seal(head, [b""], signer=signer, receivers={"b": PEER.certificate})[0]
+
+
+PEER = Identity.create("b", role="site", now=0.0)
+
+
+def test_receipts_count_only_with_the_stamp_of_who_sent() -> None:
+    own, run = Identity.create("a", role="site", now=0.0), "00" * 16
+    third = stamped(3, signer=own)
     documents = [
-        receipt(run, "a", 3, by=peer),
-        receipt(run, "a", 9, by=other),
-        receipt(run, "z", 8, by=peer),
-        receipt("11" * 16, "a", 7, by=peer),
-        replace(receipt(run, "a", 4, by=peer), signature="00" * 64),
+        receipt(third, by=PEER),
+        receipt(stamped(9, signer=PEER), by=PEER),
+        receipt(replace(third, number=1 << 52), by=PEER),
+        receipt(stamped(8, signer=own, sender="z"), by=PEER),
+        receipt(stamped(7, signer=own, run="11" * 16), by=PEER),
+        replace(receipt(stamped(4, signer=own), by=PEER), signature="00" * 64),
+        Document.of("receipt", {"run": run, "from": "a"}, PEER.signing),
     ]
-    known = {peer.signing.public: peer.certificate}
-    assert highest(documents, run=run, party="a", signed_by=known) == (3, "b")
+
+    def certificate(serial: int) -> Certificate:
+        assert serial == 1
+        return own.certificate
+
+    assert highest(documents, run=run, party="a", own=certificate) == (3, "b")
     check_not_behind(3, 3, "b")
-    with pytest.raises(BehindError, match="b has signed"):
+    with pytest.raises(BehindError, match="b has had"):
         check_not_behind(2, 3, "b")
+
+
+def test_one_long_note_does_not_stop_a_run(tmp_path: Path) -> None:
+    made = machine(tmp_path, study(participation={"deadline": 60.0}))
+    made.start()
+    wait_for(made, updates=4)
+    place, real = next(
+        (i, f) for i, (_, f) in enumerate(made.office.waiting) if (f.sender, f.round) == ("a", 1)
+    )
+    blob = made.office.blobs.get(real.blob, b"")
+    sender = made.identities["a"]
+    opened = open_frame(real, blob, identity=made.hub, sender=sender.certificate)
+    payload = from_bytes(opened, made.task.layout)
+    assert isinstance(payload, Plain)
+    payload = replace(payload, notes=(Note(SiteId("a"), "in", "\u00e9\x1b[8m" * 50),) * 40)
+    said = {name: getattr(real, name) for name in Head.__dataclass_fields__}
+    frame, ciphertext = seal(
+        Head(**said), to_parts(payload), signer=sender, receivers={"@hub": made.hub.certificate}
+    )
+    made.office.blobs[frame.blob] = bytes(ciphertext)
+    made.office.waiting[place] = (AGGREGATOR, frame)
+    made.deliver(until=made.ended)
+    assert models(made) == undisturbed(made)
+    made.close()
+
+
+def test_what_no_step_could_use_is_not_kept(made: Machine) -> None:
+    made.start()
+    wait_for(made, updates=4)
+    real = next(frame for frame in frames(made, "train") if frame.sender == "a")
+    host, kept = made.hosts[AGGREGATOR], []
+    append = host._journal.append
+    host._journal.append = lambda event: (kept.append(event), append(event))[1]  # type: ignore
+    for head in (
+        {"step": "nothing"},
+        {"step": "train/b"},
+        {"step": "consensus"},
+        {"step": "outcome"},
+        {"round": 0},
+        {"round": 99},
+        {"attempt": 99},
+        {"round": 3, "step": "train/nobody"},
+    ):
+        assert host.deliver(forged(made, real, by=made.identities["a"], **head)) is not None
+    assert kept == []
+    made.deliver(until=made.ended)
+    assert models(made) == undisturbed(made)
+
+
+def test_a_reader_without_a_key_keeps_nothing_from_the_others(
+    made: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = made.office.certificate
+
+    def refusing(host: str, *, serial: int | None = None, run: str = "") -> Certificate:
+        if host == "d":
+            raise RefusedError("no such certificate")
+        return certificate(host, serial=serial, run=run)
+
+    monkeypatch.setattr(made.office, "certificate", refusing)
+    host = made.host(AGGREGATOR)
+    found = dict(host._receivers(["a", "b", "d"]))
+    assert found.keys() == {"a", "b"}

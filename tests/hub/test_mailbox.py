@@ -355,6 +355,14 @@ def test_mail_of_who_was_revoked_is_dropped_and_none_follows(fed: Federation, ru
         fed.service.registry.active("b")
 
 
+def test_no_run_waits_for_who_was_revoked(fed: Federation, run: Run) -> None:
+    fed.service.revoke(fed.member("coordinator"), "b", "left")
+
+    [order] = [n for n in fed.notices("a") if n["kind"] == "control"]
+    assert (order["run"], order["op"], order["site"]) == (run.id, "exclude", "b")
+    assert order["reason"] == "its membership was revoked"
+
+
 def test_an_ended_runs_mail_is_kept_for_some_time(fed: Federation, run: Run) -> None:
     frame, ciphertext = fed.frame(run, "a", ["ada"], size=BIG)
     fed.post("a", frame, ciphertext)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ from cohortium.host.timers import Timers
 from cohortium.host.traffic import Traffic
 from cohortium.identity import Certificate, Document, Identity
 from cohortium.plan.plan import Note, State
-from cohortium.runtime.actor import Actor, Snapshot
+from cohortium.runtime.actor import AHEAD, Actor, Snapshot
 from cohortium.runtime.codec import encode_log, from_bytes, model_parts, most_bytes, to_parts
 from cohortium.runtime.engine import RoundLog
 from cohortium.runtime.events import (
@@ -179,6 +180,8 @@ class Host:
         except RefusedError as error:
             self._log.warning("frame refused", sender=frame.sender, reason=str(error))
             return None
+        if not self._matters(frame):
+            return receipt(frame, by=self._identity)
         try:
             payload = self._opened(frame, sender)
         except RefusedError as error:
@@ -197,7 +200,7 @@ class Host:
             )
             self._traffic.received(frame, at=self._clock())
             self._handle(Arrived(release, self._clock()))
-        return receipt(self.run.id, frame.sender, frame.number, by=self._identity)
+        return receipt(frame, by=self._identity)
 
     def control(self, notice: Mapping[str, Any]) -> None:
         """Take in what the coordinator or the researcher orders; durable when this returns."""
@@ -354,6 +357,10 @@ class Host:
                     self._retry(self._performed(run))
             except Closed:
                 return
+            except TROUBLE as error:
+                self._log.error("work refused", reason=type(error).__name__, retry_s=RETRY)
+                self._closed.wait(RETRY)
+                self._work.put(run)
 
     def _is_current(self, run: Run | Timer) -> bool:
         state = self._journaled.actor.state
@@ -398,11 +405,21 @@ class Host:
         if (key in self._again or isinstance(what, Model)) and self._courier.has(head.id):
             return
         hosts = {self._host_of(party) for party in head.to}
-        receivers = {host: self._certificate(host) for host in sorted(hosts)}
+        receivers = dict(self._receivers(sorted(hosts)))
+        if not receivers:
+            raise RefusedError("none of its readers has a key that this run knows")
         frame, ciphertext = seal(head, parts, signer=self._identity, receivers=receivers)
         with self._lock:
             self._traffic.sent(frame, at=self._clock())
         self._courier.post(frame, ciphertext)
+
+    def _receivers(self, hosts: Iterable[str]) -> Iterator[tuple[str, Certificate]]:
+        """Yield the hosts that can be sealed for; one that cannot keeps nothing from the others."""
+        for host in hosts:
+            try:
+                yield host, self._certificate(host)
+            except RefusedError as error:
+                self._log.error("reader left out", host=host, reason=str(error))
 
     def _message(self, what: Send | RoundLog | Model) -> tuple[Head, list[Any]]:
         if isinstance(what, Send):
@@ -462,6 +479,20 @@ class Host:
         frame.check(sender)
         return sender
 
+    def _matters(self, frame: Frame) -> bool:
+        """Tell whether the actor could use a frame: what it would ignore is not kept either."""
+        plan, state = self.run.plan, self._journaled.actor.state
+        if frame.step == plan.layout(state.round + 1).closing.id:
+            return frame.sender == plan.topology.closer
+        ahead = frame.round - (state.round + 1)
+        if ahead < 0 or frame.round > max(plan.rounds, 1) or frame.attempt >= plan.attempts:
+            return False
+        layout = plan.layout(frame.round if ahead <= AHEAD else state.round + 1)
+        step = layout.get(frame.step)
+        if step is None or (ahead > AHEAD and step.op != "consensus"):
+            return False
+        return step.party == frame.sender and self.party in layout.readers[step.id]
+
     def _opened(self, frame: Frame, sender: Certificate) -> Any:
         declaration = self.run.agreement.declaration
         sites = len(self.run.roster.seats)
@@ -477,15 +508,11 @@ class Host:
         return tuple(sites)
 
     def _check_not_behind(self) -> None:
-        documents = self._courier.receipts(self.run.id, self.party)
-        hosts = {str(d.body.get("host")) for d in documents}
-        known = {seat.site for seat in self.run.roster.seats} | {"@hub"}
-        certificates = [self._certificate(host) for host in sorted(hosts & known)]
         number, peer = highest(
-            documents,
+            self._courier.receipts(self.run.id, self.party),
             run=self.run.id,
             party=self.party,
-            signed_by={c.signing: c for c in certificates},
+            own=partial(self._certificate, self._identity.name),
         )
         check_not_behind(self._journaled.actor.gate.released, number, peer)
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from cohortium.errors import RefusedError
+from cohortium.host.receipts import read_receipt
 from cohortium.hub.bells import Bells
 from cohortium.hub.depot import Depot
 from cohortium.hub.folder import Limits
@@ -232,10 +233,7 @@ class Mailbox:
         return [Document.from_json(row) for row in rows]
 
     def _read_receipt(self, member: str, document: Document) -> tuple[str, str, str, int]:
-        body = document.body
-        wanted = {"run": str, "from": str, "host": str, "number": int}
-        if {key: type(value) for key, value in body.items()} != wanted:
-            raise RefusedError("a receipt of another form")
+        body = read_receipt(document.body)
         run = self._runs.get(body["run"])
         host = run.hosts.get(member)
         if host is None or body["host"] != host or body["from"] not in run.parties:

@@ -185,14 +185,15 @@ class Plan:
     def layout(self, round_: int) -> RoundPlan:
         """Return the steps of a round by its number, counting from 1."""
         cached: dict[int, RoundPlan] = self.__dict__.setdefault("_rounds", {})
-        if round_ not in cached:
-            if len(cached) >= CACHED:
-                del cached[min(cached)]
+        plan = cached.get(round_)
+        if plan is None:  # several threads may come here: at worst they lay the same steps twice
             plan = self._lay(round_)
             for lower in self.passes:
                 plan = lower(plan)
+            if len(cached) >= CACHED:
+                cached.pop(min(list(cached)), None)
             cached[round_] = plan
-        return cached[round_]
+        return plan
 
     @cached_property
     def parties(self) -> tuple[PartyId, ...]:

@@ -44,8 +44,14 @@ Load = Callable[[Any], Params]
 """Returns the model of a name."""
 
 ALIGNED = 8
-SITE_BYTES = 4096
+SITE_BYTES = 16 << 10
 """What a message may take beside its models, for each site that it can speak of."""
+
+NOTES = 4
+"""The most notes about one site that are read from a message."""
+
+REASON = 200
+"""Characters of a note's reason that are read; what is not printable ASCII is read as "?"."""
 
 _Notes = list[tuple[str, str, str]]
 
@@ -213,7 +219,10 @@ def decode_log(data: bytes) -> RoundLog:
     form = _decoded(data, _Log)
     evaluation = None
     if form.evaluation is not None:
-        evaluation = {SiteId(s): _read_statistics(t) for s, t in form.evaluation.items()}
+        try:
+            evaluation = {SiteId(s): _read_statistics(t) for s, t in form.evaluation.items()}
+        except ValueError as error:
+            raise RefusedError("a log whose statistics cannot be read") from error
     return RoundLog(
         state=_read_state(form.state),
         evaluation=evaluation,
@@ -323,7 +332,7 @@ def _payload(form: _Message, load: Load) -> Outbound:
         case _Closed():
             return Closed(_read_state(form.state))
         case _Void():
-            return Void(form.reason, _notes(form.notes))
+            return Void(_line(form.reason), _notes(form.notes))
 
 
 def _release(release: Release, keep: Keep) -> list[Any]:
@@ -410,7 +419,18 @@ def _told(notes: Sequence[Note]) -> _Notes:
 
 
 def _notes(table: _Notes) -> tuple[Note, ...]:
-    return tuple(Note(SiteId(site), status, reason) for site, status, reason in table)
+    """Return notes, with few words each: the next State carries them all to everybody."""
+    said: dict[str, list[Note]] = {}
+    for site, status, reason in table:
+        about = said.setdefault(site, [])
+        if len(about) < NOTES:
+            about.append(Note(SiteId(site), _line(status), _line(reason)))
+    return tuple(note for notes in said.values() for note in notes)
+
+
+def _line(text: str) -> str:
+    shown = text.encode("ascii", "replace").decode("ascii")[:REASON]
+    return "".join(letter if letter.isprintable() else "?" for letter in shown)
 
 
 def _sites(names: Sequence[str]) -> tuple[SiteId, ...]:

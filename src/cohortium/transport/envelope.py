@@ -107,6 +107,7 @@ class Frame(Head):
         blob: SHA-256 of the ciphertext, or empty if it is `inline`.
         inline: the ciphertext, if it is no longer than `INLINE` bytes.
         keys: receiving host to its wrapped content key, as hex.
+        stamp: of the host, over run, sender and number alone; a receipt quotes it.
         signature: of the host, over all other fields.
     """
 
@@ -118,6 +119,7 @@ class Frame(Head):
     keys: Annotated[
         dict[HostName, Annotated[str, Field(pattern=r"^[0-9a-f]{160}$")]], Field(min_length=1)
     ]
+    stamp: Signature
     signature: Signature
 
     def __post_init__(self) -> None:
@@ -138,6 +140,7 @@ class Frame(Head):
                 f"certificate {certificate.serial} of {certificate.name}"
             )
         verify(certificate.signing, "frame", self._signed, bytes.fromhex(self.signature))
+        check_stamp(self.stamp, certificate, run=self.run, sender=self.sender, number=self.number)
 
     @property
     def _signed(self) -> bytes:
@@ -227,11 +230,23 @@ def seal(
             host: wrap(_of(host, certificate).opening, key, _info(head, signer.name, host)).hex()
             for host, certificate in receivers.items()
         },
+        "stamp": signer.signing.sign("stamp", _numbered(head.run, head.sender, head.number)).hex(),
         "signature": "0" * 128,
     }
     unsigned = read(Frame, said)
     signature = signer.signing.sign("frame", unsigned._signed).hex()
     return replace(unsigned, signature=signature), bytearray() if short else ciphertext
+
+
+def check_stamp(
+    stamp: str, certificate: Certificate, *, run: str, sender: str, number: int
+) -> None:
+    """Check that a host has numbered a release of a party that it carries.
+
+    Raises:
+        SignatureError: it has not.
+    """
+    verify(certificate.signing, "stamp", _numbered(run, sender, number), bytes.fromhex(stamp))
 
 
 def open_frame(
@@ -278,6 +293,10 @@ def open_frame(
         buffer[:] = bytes(frame.size)  # a part of it may be there already, unproven
         raise
     return buffer
+
+
+def _numbered(run: str, sender: str, number: int) -> bytes:
+    return canonical([run, sender, number])
 
 
 def _content_key(frame: Frame, identity: Identity) -> bytes:
