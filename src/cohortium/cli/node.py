@@ -180,7 +180,8 @@ def preview(study: Id, dataset: Dataset = None, home: Home = None, json: Json = 
 
 @app.command()
 def up(home: Home = None) -> None:
-    """Take part: run until Ctrl-C, SIGTERM or `node stop`. It dials out and never listens.
+    """Take part: run until Ctrl-C, SIGTERM or `node stop`. It dials out; it
+    listens only where `direct.listen` of node.toml says so.
 
     It goes on where it was, whatever ended it.
     """
