@@ -265,6 +265,7 @@ CHANGES: dict[str, Any] = {
     "blob": "0" * 64,
     "inline": payload(316),
     "keys": dict(zip(LONG.keys, reversed(LONG.keys.values()), strict=True)),
+    "stamp": "0" * 128,
     "signature": "0" * 128,
 }
 
