@@ -103,6 +103,8 @@ def opened(frame: Frame, ciphertext: Data | Path, *, by: Identity = BONN, **more
 
 def resigned(frame: Frame, signer: Identity = ULM) -> Frame:
     """Return the frame as its own host, or another, could sign it."""
+    stamp = signer.signing.sign("stamp", canonical([frame.run, frame.sender, frame.number])).hex()
+    frame = replace(frame, stamp=stamp)
     said = {k: v for k, v in frame.to_json().items() if k != "signature"}
     return replace(frame, signature=signer.signing.sign("frame", canonical(said)).hex())
 
