@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hub.federation import DIGEST, STUDY, Federation, federation
+from tests.hub.federation import CONTENT, DIGEST, INITIAL, STUDY, Federation, federation
 from tests.hub.running import Hub, joining, new_folder, running
 
 from cohortium.errors import ArgumentError, InvalidInputError, RunFailedError
@@ -161,3 +162,43 @@ def test_what_is_given_when_it_starts_is_kept(tmp_path: Path) -> None:
     assert (settings.listen, settings.database) == (listen, "other.sqlite")
     with pytest.raises(ArgumentError, match="listen"):
         admin.up(folder.folder, listen="nonsense")
+
+
+def test_a_hub_in_use_does_not_begin_anew_elsewhere(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "hub")
+    HubService(folder).close()
+
+    for change in ({"database": "postgresql://localhost/hub"}, {"blobs": "elsewhere"}):
+        with pytest.raises(ArgumentError, match="To move it: cohortium hub backup FILE"):
+            admin.up(folder.folder, **change)  # type: ignore[arg-type]
+    assert HubFolder.at(folder.folder).settings == folder.settings
+
+
+def test_another_hubs_database_is_refused(tmp_path: Path) -> None:
+    first = new_folder(tmp_path / "one")
+    HubService(first).close()
+    second = new_folder(tmp_path / "two", database=first.database)
+
+    with pytest.raises(ArgumentError, match="the database of the hub"):
+        HubService(second)
+
+
+def test_a_hub_moves_by_backup_and_restore(tmp_path: Path) -> None:
+    """From files to an object store, here one in a folder."""
+    (tmp_path / "store").mkdir()
+    with federation(tmp_path, "sqlite") as fed:
+        fed.started(["a"])
+        admin.backup(fed.service.folder.folder, tmp_path / "hub.tar")
+        store = f"file://{tmp_path / 'store'}"
+
+        place = {"database": "hub.sqlite", "blobs": store}
+        moved = admin.restore(tmp_path / "hub.tar", tmp_path / "moved", **place)
+
+        with HubService(moved) as service:
+            assert service.depot.blobs.read(INITIAL, 0, len(CONTENT)) == CONTENT
+            service.depot.put("@hub", hashlib.sha256(b"new").hexdigest(), b"new")
+    assert len(list((tmp_path / "store").rglob("*"))) == 4  # two blobs in two folders
+    admin.backup(moved.folder, tmp_path / "again.tar")
+    back = admin.restore(tmp_path / "again.tar", tmp_path / "back", blobs="blobs")
+    with HubService(back) as service:
+        assert service.depot.blobs.read(INITIAL, 0, len(CONTENT)) == CONTENT

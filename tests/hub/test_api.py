@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +234,27 @@ def test_a_body_too_large_is_refused_and_not_kept(module_hub: Hub, raw: Raw) -> 
     response = raw("PATCH", path, bytes((4 << 20) + 1), headers=piece)
     assert error(response) == (413, "too-large")
     assert raw("HEAD", path).status_code == 404
+
+
+def test_who_stops_in_the_middle_of_a_body_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, module_hub: Hub
+) -> None:
+    monkeypatch.setattr("cohortium.hub.signed.SILENCE", 0.2)
+    context = ssl.create_default_context(cadata=module_hub.trust.ca_pem)
+    plain = socket.create_connection(("127.0.0.1", module_hub.port))
+    with context.wrap_socket(plain, server_hostname="localhost") as line:
+        line.sendall(b"POST /v1/join HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+
+        assert line.recv(64).startswith(b"HTTP/1.1 408 ")
+
+
+def test_who_names_no_members_key_sends_little(raw: Raw) -> None:
+    headers = raw.signed("POST", "/v1/inbox", bytes(100_000))
+    headers["Signature-Input"] = headers["Signature-Input"].replace('"a:1"', '"a:7"')
+
+    response = raw.send("POST", "/v1/inbox", bytes(100_000), headers)
+
+    assert error(response) == (413, "too-large")
 
 
 def test_what_is_not_there_is_unknown(raw: Raw) -> None:

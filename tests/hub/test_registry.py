@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from structlog.testing import LogCapture
 from tests.hub.federation import Federation
 from tests.hub.running import joining
 
@@ -187,6 +188,27 @@ def test_an_invitation_that_cannot_be_given_is_refused(
 def test_a_members_name_is_taken(fed: Federation) -> None:
     with pytest.raises(ConflictError, match="who is a member"):
         invited(fed, "a")
+
+
+def test_invitations_of_the_past_are_forgotten_with_their_secrets(fed: Federation) -> None:
+    invited(fed, hours=1)
+    fed.clock.now += 7 * 86_400
+    fed.service.sweep()
+    assert [each.name for each in fed.service.registry.invited()] == ["oslo"]
+
+    fed.clock.now += 3_700
+    fed.service.sweep()
+
+    assert fed.service.registry.invited() == ()
+
+
+def test_what_happens_to_members_is_logged(fed: Federation, log: LogCapture) -> None:
+    rotated = fed.identities["a"].rotated(fed.clock())
+    fed.service.registry.rotate("a", rotated.certificate)
+    fed.service.registry.revoke("a", "left")
+
+    events = [(e["event"], e["site"]) for e in log.entries if e.get("site") == "a"]
+    assert events == [("member joined", "a"), ("keys rotated", "a"), ("member revoked", "a")]
 
 
 def test_new_keys_count_and_the_old_ones_do_not(fed: Federation) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import LogCapture
 from tests.hub.federation import DIGEST, INITIAL, STUDY, Federation
 
 from cohortium.errors import RefusedError, StudyError
@@ -446,3 +447,18 @@ def test_the_initial_model_is_kept_with_the_study(fed: Federation) -> None:
     fed.service.sweep()
 
     assert fed.service.depot.blobs.size(INITIAL) is not None
+
+
+def test_what_happens_to_a_study_is_logged(fed: Federation, log: LogCapture) -> None:
+    run = fed.started(["a"])
+    fed.service.studies.control(run.id, "extend", site="", seconds=1.0, reason="")
+    steer(fed, "pause")
+    fed.service.studies.end(run.id, "failed", "below quorum")
+
+    events = {e["event"]: e for e in log.entries if e.get("study") == DIGEST}
+    assert list(events) == [
+        "study submitted", "study granted", "run started", "run controlled", "study steered",
+        "run ended",
+    ]  # fmt: skip
+    assert {events[e]["run"] for e in list(events)[2:]} == {run.id}
+    assert events["study granted"]["site"] == "a"

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from cohortium.errors import ArgumentError, Problem, RunFailedError
 from cohortium.governance.roster import HUB
 from cohortium.hub import backup as backups
-from cohortium.hub.folder import COORDINATOR, HubFolder, Settings, parse_settings
+from cohortium.hub.folder import COORDINATOR, SETTINGS, HubFolder, Settings, parse_settings
 from cohortium.hub.registry import HOURS
 from cohortium.hub.server import HubServer, tls_of
 from cohortium.hub.service import HubService
@@ -78,7 +78,7 @@ def up(
         ready: is told the port when requests are answered.
 
     Raises:
-        ArgumentError: a setting cannot be used.
+        ArgumentError: a setting cannot be used, or would leave behind what the hub has.
         RunFailedError: a hub runs in this folder, or the port is taken.
         DatabaseError: the database does not open.
     """
@@ -92,6 +92,7 @@ def up(
     }
     settings = _changed(hub.settings, **given)
     if settings != hub.settings:
+        _check_move(hub, settings)
         hub.lock(serves=True).close()
         hub.save_settings(settings)
         hub = HubFolder.at(folder)
@@ -187,9 +188,11 @@ def backup(folder: Path, file: Path) -> None:
     backups.backup(HubFolder.at(folder), file)
 
 
-def restore(file: Path, folder: Path, *, database: str | None = None) -> HubFolder:
+def restore(
+    file: Path, folder: Path, *, database: str | None = None, blobs: str | None = None
+) -> HubFolder:
     """Make a hub's folder from a backup; see `cohortium.hub.backup.restore`."""
-    return backups.restore(file, folder, database=database)
+    return backups.restore(file, folder, database=database, blobs=blobs)
 
 
 def rotate_keys(folder: Path) -> int:
@@ -301,6 +304,20 @@ def _client(hub: HubFolder) -> HubClient:
 def _changed(settings: Settings, **values: str) -> Settings:
     """Return settings with some changed, validated anew."""
     return parse_settings(settings.model_copy(update=values).to_toml().encode())
+
+
+def _check_move(hub: HubFolder, settings: Settings) -> None:
+    """Refuse to let a hub begin anew elsewhere: its members and their mail would be gone."""
+    is_used = "://" in hub.database or Path(hub.database).exists()
+    for key in ("database", "blobs"):
+        before, after = getattr(hub.settings, key), getattr(settings, key)
+        if is_used and before != after:
+            got, expected = f"{after!r}, for a hub that is in use", f"{before!r}"
+            advice = (
+                "To move it: cohortium hub backup FILE; then, into another folder, cohortium hub "
+                f"restore FILE --{key} {after}"
+            )
+            raise ArgumentError(Problem(SETTINGS, key, got, expected, advice))
 
 
 def _with_fingerprint(site: Mapping[str, Any], root: str) -> dict[str, Any]:

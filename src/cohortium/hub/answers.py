@@ -38,6 +38,13 @@ class RangeError(RequestError):
     code: ClassVar[str] = "range"
 
 
+class SlowError(RequestError):
+    """A request of which nothing more came."""
+
+    status: ClassVar[int] = 408
+    code: ClassVar[str] = "slow"
+
+
 class InternalError(RequestError):
     """A fault of this program. Its log says what it is, its answer does not."""
 

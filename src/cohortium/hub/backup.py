@@ -19,7 +19,7 @@ import secrets
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ STEP = 1 << 32
 def backup(folder: HubFolder, file: Path) -> None:
     """Write a backup, whether the hub runs or not. It holds the hub's secret keys.
 
-    Blobs in an object store are not in it: the store keeps them.
+    Blobs in an object store are in it, too: the hub deletes those that nobody needs any more.
 
     Args:
         folder: the hub's.
@@ -84,13 +84,16 @@ def backup(folder: HubFolder, file: Path) -> None:
         engine.dispose()
 
 
-def restore(file: Path, folder: Path, *, database: str | None = None) -> HubFolder:
+def restore(
+    file: Path, folder: Path, *, database: str | None = None, blobs: str | None = None
+) -> HubFolder:
     """Make a hub's folder from a backup.
 
     Args:
         file: what `backup` wrote.
         folder: where to; it must not be there, or be empty.
         database: where the tables go; by default as the hub's settings say. It must be empty.
+        blobs: where blobs go; by default as the hub's settings say.
 
     Raises:
         ArgumentError: the file is no backup, or the folder or the database is not empty.
@@ -101,27 +104,28 @@ def restore(file: Path, folder: Path, *, database: str | None = None) -> HubFold
         raise ArgumentError(Problem(str(folder), "", got, "an empty folder", advice))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        return _restore(file, folder, database)
+        return _restore(file, folder, {"database": database, "blobs": blobs})
     except BaseException:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
 
 
-def _restore(file: Path, folder: Path, database: str | None) -> HubFolder:
+def _restore(file: Path, folder: Path, places: Mapping[str, str | None]) -> HubFolder:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as name:
         copy = Path(name)
         head = _unpack(file, copy)
         hub = HubFolder(folder)
         settings = parse_settings((copy / FOLDER / SETTINGS).read_bytes())
-        if database is not None:
-            settings = settings.model_copy(update={"database": database})
+        given = {key: place for key, place in places.items() if place is not None}
+        settings = settings.model_copy(update=given)
         for kept in (copy / FOLDER).iterdir():
             kept.rename(folder / kept.name)
         hub.save_settings(settings)
         _fill(hub, copy / TABLES, head["revisions"])
-        if (copy / BLOBS).is_dir() and "://" not in hub.blobs:
-            (copy / BLOBS).rename(hub.blobs)
+        kept_blobs = blobs_of(hub)
+        for path in sorted((copy / BLOBS).glob("??/*")):
+            kept_blobs.put(path.name, path.read_bytes())
     return hub
 
 
@@ -133,17 +137,20 @@ def _copy(connection: Connection, folder: HubFolder, copy: Path) -> dict[str, An
     tables = _tables(connection)
     (copy / TABLES).mkdir()
     for table in tables:
-        with (copy / TABLES / table.name).open("w", encoding="ascii") as to:
+        with (copy / TABLES / table.name).open("w", encoding="ascii") as lines:
             for row in connection.execute(select(table)).mappings():
-                to.write(json.dumps(dict(row), default=_as_text) + "\n")
+                lines.write(json.dumps(dict(row), default=_as_text) + "\n")
     (copy / FOLDER).mkdir()
     for name in KEPT:
         _link(folder.folder / name, copy / FOLDER / name)
     blobs = blobs_of(folder)
     for digest in _referred(connection):
-        path = blobs.path(digest)
+        to, path = copy / BLOBS / digest[:2] / digest, blobs.path(digest)
         if path is not None:
-            _link(path, copy / BLOBS / digest[:2] / digest)
+            _link(path, to)
+        elif (size := blobs.size(digest)) is not None:
+            to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_private(to, blobs.read(digest, 0, size))
     return {"format": FORMAT, "revisions": revisions(connection)}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
 from cohortium.data.names import SITE_NAME, SITE_NAME_RULE
@@ -37,14 +38,20 @@ from cohortium.transport.errors import (
     ExpiredError,
     RequestError,
     RevokedError,
+    UnauthorisedError,
     UnknownError,
 )
 from cohortium.transport.signing import SKEW, key_parts
+
+_LOG = structlog.get_logger()
 
 ROLES = ("site", "researcher", "coordinator")
 HOURS = 72.0
 MOST_HOURS = 24.0 * 60
 """How long an invitation holds: by default, and at most."""
+
+KEPT = 7 * 24 * 3600.0
+"""Seconds after which an invitation that has expired is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,13 @@ class Registry:
             return None
         return member.certificate.signing
 
+    def knows(self, keyid: str) -> bool:
+        """Tell whether "name:serial" is a member's newest key."""
+        try:
+            return self.key(keyid) is not None
+        except UnauthorisedError:
+            return False
+
     # -- joining -----------------------------------------------------------------------------------
 
     def invite(self, name: str, role: str, *, hours: float = HOURS) -> tuple[Invitation, float]:
@@ -243,6 +257,7 @@ class Registry:
             forgotten = self._leases.forget(connection, name)
             _put_member(connection, certificate, now)
         forgotten()
+        _LOG.info("member joined", site=name, role=certificate.role)
         self._certificates = {k: c for k, c in self._certificates.items() if k[0] != name}
         self._remember(Member(name, certificate.role, certificate, now))
 
@@ -291,6 +306,7 @@ class Registry:
             _put_certificate(connection, certificate)
             forgotten = self._leases.forget(connection, name)
         forgotten()
+        _LOG.info("keys rotated", site=name, serial=certificate.serial)
         self._remember(replace(member, certificate=certificate))
 
     def rotate_own(self, identity: Identity) -> None:
@@ -317,6 +333,7 @@ class Registry:
                 _void_open(connection, name)
                 forgotten = self._leases.forget(connection, name)
             forgotten()
+            _LOG.info("member revoked", site=name)
             self._remember(member)
         return member
 
@@ -328,6 +345,12 @@ class Registry:
                 change = update(MEMBERS).where(MEMBERS.c.name == name).values(address=address)
                 connection.execute(change)
             self._remember(replace(member, address=address))
+
+    def sweep(self) -> None:
+        """Forget invitations that ended long ago, their secrets included."""
+        old = INVITATIONS.c.expires < self._clock() - KEPT
+        with writing(self._engine) as connection:
+            connection.execute(delete(INVITATIONS).where(old))
 
     # -- memory ------------------------------------------------------------------------------------
 

@@ -16,21 +16,22 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, delete, insert, select
 
+from cohortium.errors import ArgumentError, Problem
 from cohortium.governance.roster import HUB
 from cohortium.host.tables import EVENTS, SNAPSHOTS
 from cohortium.host.tables import MIGRATIONS as JOURNALS
 from cohortium.hub.bells import Bells
 from cohortium.hub.depot import Depot
-from cohortium.hub.folder import HubFolder
+from cohortium.hub.folder import SETTINGS, HubFolder
 from cohortium.hub.leases import Leases
 from cohortium.hub.mailbox import Mailbox
 from cohortium.hub.pseudonyms import Pseudonyms
 from cohortium.hub.registry import Member, Registry
-from cohortium.hub.runs import Runs
+from cohortium.hub.runs import ENDED, Runs
 from cohortium.hub.studies import Studies
 from cohortium.hub.tables import FACTS
-from cohortium.identity import Certificate
-from cohortium.store.database import open_database, reading, writing
+from cohortium.identity import Certificate, key_id
+from cohortium.store.database import open_database, writing
 from cohortium.transport.blobs import Blobs, FolderBlobs, ObjectBlobs
 from cohortium.transport.errors import RequestError, UnknownError
 
@@ -48,7 +49,7 @@ class HubService:
 
     Raises:
         DatabaseError: the database does not open.
-        ArgumentError: the folder's settings or keys are damaged.
+        ArgumentError: the folder's settings or keys are damaged, or the database is another hub's.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class HubService:
         settings, self.folder, self.clock = folder.settings, folder, clock
         self.settings, self.bells = settings, Bells()
         self.engine = open_database(folder.database, migrations=MIGRATIONS)
-        self._know_generation()
+        self._know_itself(key_id(folder.identity.root.public))
         about = {"name": settings.name, "ca": ca, "broker": settings.broker}
         engine = self.engine
         self.leases = Leases(engine, seconds=settings.lease, clock=clock, bells=self.bells)
@@ -189,7 +190,7 @@ class HubService:
         return joined + invited
 
     def revoke(self, member: Member, name: str, reason: str) -> None:
-        """End a membership: its requests are refused and its polls end at once.
+        """End a membership: its requests are refused, its polls end, and no run waits for it.
 
         Raises:
             RequestError: the caller is no coordinator.
@@ -198,12 +199,18 @@ class HubService:
         check_coordinator(member)
         self.registry.revoke(name, reason)
         self.mailbox.drop(name)
+        for run in self.runs.of(name):
+            site = run.hosts[name]
+            if run.status not in ENDED and site in {seat.site for seat in run.roster.seats}:
+                why = "its membership was revoked"
+                self.studies.control(run.id, "exclude", site=site, seconds=0.0, reason=why)
 
     def sweep(self) -> None:
         """Drop what nobody needs any more: old mail and journals, blobs that nothing refers to."""
         for run in self.mailbox.purge(self.clock() - self.settings.retention * DAY):
             erase_journals(self.engine, self.folder.parties, run)
         self.depot.sweep()
+        self.registry.sweep()
 
     def close(self) -> None:
         """End all polls and let the database go."""
@@ -221,13 +228,18 @@ class HubService:
     ) -> None:
         self.close()
 
-    def _know_generation(self) -> None:
-        with reading(self.engine) as connection:
-            known = connection.execute(select(FACTS).where(FACTS.c.key == "generation")).first()
-        if known is None:
-            with writing(self.engine) as connection:
-                row = {"key": "generation", "value": secrets.token_hex(8)}
-                connection.execute(insert(FACTS).values(row))
+    def _know_itself(self, hub: str) -> None:
+        """Write down whose database this is; refuse another hub's."""
+        new = {"hub": hub, "generation": secrets.token_hex(8)}
+        with writing(self.engine) as connection:
+            known = {row.key: row.value for row in connection.execute(select(FACTS))}
+            rows = [{"key": key, "value": new[key]} for key in new if key not in known]
+            if rows:
+                connection.execute(insert(FACTS), rows)
+        if known.get("hub", hub) != hub:
+            self.engine.dispose()
+            got, expected = f"the database of the hub {known['hub']}", f"that of {hub}"
+            raise ArgumentError(Problem(SETTINGS, "database", got, expected))
 
     def _entry(self, member: Member) -> dict[str, Any]:
         return {

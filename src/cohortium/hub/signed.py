@@ -6,7 +6,9 @@ and a refusal that it cannot believe would leave it guessing.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cohortium.errors import CohortiumError
-from cohortium.hub.answers import answer, reason_of
+from cohortium.hub.answers import SlowError, answer, reason_of
 from cohortium.hub.depot import PIECE
 from cohortium.hub.metrics import Metrics
 from cohortium.hub.registry import Member
@@ -35,6 +37,9 @@ OPEN_BODY = 64 * 1024
 
 DRAINED = 64 << 20
 """Bytes of a body too large that are still read, so that the sender hears why it was refused."""
+
+SILENCE = 60.0
+"""Seconds after which a body of which nothing more comes is given up."""
 
 ROTATION = "/v1/certificates"
 
@@ -108,11 +113,15 @@ class Signed:
 
         Raises:
             TooLargeError: it is larger.
+            SlowError: nothing more came of it.
         """
         limit = self._limit(scope)
         parts, size, more = list[bytes](), 0, True
         while more and size <= limit + DRAINED:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), SILENCE)
+            except TimeoutError:
+                raise SlowError(f"nothing for {SILENCE:.0f} s", "the rest of a body") from None
             if message["type"] == "http.disconnect":
                 break
             chunk = message.get("body", b"")
@@ -125,8 +134,10 @@ class Signed:
         return b"".join(parts)
 
     def _limit(self, scope: Scope) -> int:
-        is_signed = any(key.lower() == b"signature" for key, _ in scope["headers"])
-        if not is_signed:
+        """Return how large a body may be: little of who does not even name a member's key."""
+        fields = (value for key, value in scope["headers"] if key == b"signature-input")
+        named = re.search(rb';keyid="([^"]+)"', b"".join(fields))
+        if named is None or not self._service.registry.knows(named[1].decode("latin-1")):
             return OPEN_BODY
         return PIECE if scope["method"] == "PATCH" else self._service.settings.limits.request
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, Engine, Row, Select, delete, insert, select, true, update
 
 from cohortium.errors import Problem, RefusedError, StudyError
@@ -30,6 +31,8 @@ from cohortium.store.database import reading, writing
 from cohortium.study.bundle import Bundle, named_files
 from cohortium.study.read import parse
 from cohortium.transport.errors import ConflictError, RequestError, UnknownError
+
+_LOG = structlog.get_logger()
 
 STEERS = {
     "pause": (("running",), "paused"),
@@ -116,6 +119,7 @@ class Studies:
             self._pseudonyms.draw(connection, bundle.digest)
             ring = self._tell(connection, bundle.digest, self._sites())
         ring()
+        _LOG.info("study submitted", study=bundle.digest, site=member.name)
         return bundle.digest
 
     def bundle(self, digest: str) -> Bundle:
@@ -204,6 +208,8 @@ class Studies:
             _refer(connection, digest, blobs)
             ring = self._tell(connection, digest, [study.submitted_by])
         ring()
+        said = "study declined" if grant is None else "study granted"
+        _LOG.info(said, study=digest, site=member.name)
 
     def _check_grant(self, member: Member, digest: str, grant: Grant) -> None:
         if grant.study != digest:
@@ -255,6 +261,7 @@ class Studies:
             notice = {"kind": "run", "run": run.id, "study": digest}
             ring = self._mailbox.notify(connection, members.values(), notice)
         ring()
+        _LOG.info("run started", study=digest, run=run.id, sites=len(roster.seats))
         return run
 
     def steer(self, member: Member, digest: str, op: str, reason: str) -> str:
@@ -281,6 +288,7 @@ class Studies:
         if row.run:
             self._runs.changed(row.run, status, reason)
         ring()
+        _LOG.info("study steered", study=digest, run=row.run, op=op, site=member.name)
         return status
 
     def control(self, run_name: str, op: str, *, site: str, seconds: float, reason: str) -> None:
@@ -298,6 +306,7 @@ class Studies:
         with writing(self._engine) as connection:
             ring = self._order(connection, run, op, site=site, seconds=seconds, reason=reason)
         ring()
+        _LOG.info("run controlled", study=run.study, run=run.id, op=op, of=site)
 
     def end(self, run_name: str, status: str, reason: str) -> None:
         """Keep how a run ended, as the party that closes its rounds says; the first end counts."""
@@ -310,6 +319,7 @@ class Studies:
             ring = self._tell(connection, run.study, [n for n in run.members.values() if n != HUB])
         self._runs.changed(run.id, status, reason)
         ring()
+        _LOG.info("run ended", study=run.study, run=run.id, status=status, reason=reason)
 
     def _order(
         self,
