@@ -224,6 +224,14 @@ def restore(
             help="Where the tables go: a file, or postgresql://...; by default where they were.",
         ),
     ] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs",
+            metavar="URL",
+            help="Where blobs go: a folder, or s3://BUCKET/PREFIX; by default where they were.",
+        ),
+    ] = None,
     home: Home = None,
 ) -> None:
     """Make a hub's folder from a backup, into a folder that is not there yet.
@@ -232,7 +240,7 @@ def restore(
     """
     from cohortium.cli import hub_verbs
 
-    hub_verbs.restore(home, file, database=database)
+    hub_verbs.restore(home, file, database=database, blobs=blobs)
 
 
 @app.command("rotate-keys")

@@ -117,9 +117,9 @@ def backup(home: Path | None, file: Path) -> None:
     console.print(f"wrote {file}; it holds the hub's secret keys")
 
 
-def restore(home: Path | None, file: Path, *, database: str | None) -> None:
+def restore(home: Path | None, file: Path, *, database: str | None, blobs: str | None) -> None:
     """Make a hub's folder from a backup."""
-    hub = admin.restore(file, _folder(home), database=database)
+    hub = admin.restore(file, _folder(home), database=database, blobs=blobs)
     console.print(f"restored the hub in {hub.folder}\n\nNext:\n  cohortium hub up")
 
 
