@@ -48,6 +48,9 @@ from cohortium.types import Layout, Params, PartyId, SiteId, Statistics
 FEDERATIONS = 192
 """How many federations the histories are drawn for."""
 
+LONG = 8
+"""Rounds of the longest of them."""
+
 CHUNK = 100
 """Histories that a process examines before it reports."""
 
@@ -137,6 +140,8 @@ def _settings(draw: random.Random, sites: str, *, samples: bool) -> dict[str, An
         settings |= {"evaluate_every": draw.choice((0, 0, 1))}
     elif samples and draw.random() < 0.3:
         settings |= {"evaluation_only": (sites[-1],)}
+    if draw.random() < 0.15:  # the rounds go on, whoever is away
+        settings |= {"rounds": LONG, "quorum": 1, "on_shortfall": "skip", "evaluate_every": 0}
     if draw.random() < 0.15:
         settings |= {"patience": 1, "accept_below": 2.0}
     if draw.random() < 0.15 and samples:
@@ -210,7 +215,7 @@ def draw_faults(draw: random.Random, made: Federation, calm: History) -> Faults:
         for begin in (draw.randrange(steps) for _ in range(draw.choice((0, 0, 1, 2))))
     ]
     late = draw.choice((0.0, 0.0, 0.0, 0.01, 0.05))
-    if draw.random() < 0.2:  # the others go on without it, for rounds
+    if draw.random() < (0.6 if made.agreement.plan.rounds == LONG else 0.1):  # gone for rounds
         begin = draw.randrange(steps // 4)
         cuts, late = [Cut(draw.choice(parties), begin, begin + steps)], 0.02
     silent = {(draw.choice(parties), draw.randint(1, 3))} if draw.random() < 0.1 else set()
@@ -307,6 +312,8 @@ def _problems(made: Federation, wrong: Faults, found: History, calm: History) ->
         if state.reason != "stopped by the coordinator":
             yield from _unnamed(made, before, state)
         before = state
+    if found.told != found.states.keys():
+        yield f"nobody was told how the rounds {found.states.keys() - found.told} closed"
     yield from _included(wrong, found)
     yield from _models(made, found, states)
 

@@ -30,6 +30,7 @@ from cohortium.runtime.engine import Federation
 from cohortium.runtime.events import (
     Arrived,
     Control,
+    Done,
     Effect,
     Event,
     Paused,
@@ -108,6 +109,7 @@ class History:
         deaths: how often each moment of death struck.
         blackouts: how often all died at once.
         events: how many events each party was given.
+        told: the (round, attempt) of records of rounds that reached who reads them.
         states: the States that left the closing party, by (round, attempt), in the chain's order.
         timeouts: deadlines that passed while something was waited for.
         noticed: old copies of a journal that their party noticed.
@@ -121,6 +123,7 @@ class History:
     deaths: dict[Moment, int] = field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
     blackouts: int = 0
     events: dict[PartyId, int] = field(default_factory=dict)
+    told: set[tuple[int, int]] = field(default_factory=set)
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     timeouts: int = 0
     noticed: int = 0
@@ -149,8 +152,9 @@ def run(
     return _Injector(federation, faults, trace).run()
 
 
-Kind = Literal["upload", "message", "control", "run", "done"]
+Kind = Literal["upload", "tell", "message", "control", "run", "done"]
 Pending = tuple[Kind, PartyId, Any]
+OUTWARD = ("upload", "tell")
 DURABLE = ("message", "control")
 """What waits in a mailbox, and not in the memory of a party."""
 
@@ -224,6 +228,8 @@ class _Injector:
             self._start(party)
         while not self._ended():
             self._next()
+        for _, _, what in [entry for entry in self.pending if entry[0] == "tell"]:
+            self._hear(what)
         self.history.states = dict(sorted(self.history.states.items()))
         self.history.actors = {name: p.journaled.actor for name, p in self.parties.items()}
         return self.history
@@ -284,7 +290,7 @@ class _Injector:
         free = [
             at
             for at, (kind, party, _) in enumerate(self.pending)
-            if party not in apart or kind in ("run", "done")
+            if party not in apart or kind in ("run", "done", "tell")
         ]
         if not free:
             return None
@@ -300,6 +306,8 @@ class _Injector:
                 self._perform(party, what)
             case "upload":
                 self._deliver(party, what)
+            case "tell":
+                self._hear(what)
             case "message" if self._is_ahead(party, what):
                 self.pending += [] if again else [(kind, party, what)]
             case "message":
@@ -408,8 +416,8 @@ class _Injector:
         deaths = sum(self.history.deaths.values())
         return deaths + len(self.parties) * self.history.blackouts < DEATHS
 
-    def _unsent(self, party: PartyId) -> list[Send]:
-        return [what for kind, by, what in self.pending if kind == "upload" and by == party]
+    def _unsent(self, party: PartyId) -> list[Send | Record]:
+        return [what for kind, by, what in self.pending if kind in OUTWARD and by == party]
 
     def _start(self, party: PartyId) -> None:
         """Start a party from its journal, new or left by a death."""
@@ -475,6 +483,11 @@ class _Injector:
             raise BrokenError(f"{party} closed {key} while it was paused")
         closed.add(key)
         self.history.rounds.append(record)
+        self.pending.append(("tell", party, record))
+
+    def _hear(self, record: Record) -> None:
+        assert record.state is not None
+        self.history.told.add((record.state.round, record.state.attempt))
 
     def _close(self, party: PartyId, state: State) -> None:
         """Keep the State that leaves the closing party, who may not send another."""
@@ -523,11 +536,9 @@ def _identity(send: Send) -> tuple[Any, ...]:
 def _words(what: Any) -> str:
     match what:
         case Arrived(release):
-            kind = type(release.payload).__name__
-            key = f"{release.round}.{release.attempt}"
+            kind, key = type(release.payload).__name__, f"{release.round}.{release.attempt}"
             return f"{kind} {release.step} of {release.sender} in {key}, number {release.number}"
-        case str():
-            return what
+        case Done(round_, attempt, step, update):
+            return f"{step} in {round_}.{attempt} is {'done' if update else 'failed'}"
         case _:
-            text = repr(what)
-            return text if len(text) < 120 else f"{text[:117]}..."
+            return str(what)
