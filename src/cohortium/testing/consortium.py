@@ -64,17 +64,23 @@ class Process:
             self.running.kill()
             self.running.wait()
 
-    def stop(self) -> None:
-        """Ask it to end, and wait."""
-        if self.running is None:
-            return
-        if self.running.poll() is None:
+    def ask(self) -> None:
+        """Ask it to end."""
+        if self.running is not None and self.running.poll() is None:
             self.running.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """Wait until it has ended as it was asked to; be less patient with it after a minute."""
+        if self.running is not None:
             try:
                 self.running.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                self.running.kill()
-        self.running.wait()
+                self.kill()
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self.ask()
+        self.end()
 
     def died(self, *, within: float = PATIENCE) -> int:
         """Wait until it has ended; return its status."""
@@ -171,7 +177,11 @@ class Consortium:
         """Let somebody join with an invitation."""
         code = self.invite(name, role=role)
         verb = ("node", "join") if role == "site" else ("study", "join")
-        self.do(*verb, self.url, code, "--home", str(self.home(name)))
+        self.do(*verb, self.way(name), code, "--home", str(self.home(name)))
+
+    def way(self, name: str) -> str:  # noqa: ARG002 - others may know another one for each
+        """Return the address at which a member reaches the hub."""
+        return self.url
 
     def invite(self, name: str, *, role: str = "site") -> str:
         """Return the code of an invitation."""
@@ -181,10 +191,14 @@ class Consortium:
     def launch(self, name: str, arguments: list[str]) -> None:
         """Start somebody's process."""
         log = self.folder / f"{name}.log"
-        self.processes[name] = Process(name, arguments, log, self.env)
+        self.processes[name] = Process(name, arguments, log, self.env_of(name))
         self.processes[name].start()
         if name == "hub":
             self.wait_for_hub()
+
+    def env_of(self, name: str) -> Mapping[str, str]:  # noqa: ARG002 - as `way`
+        """Return the environment of a member's process."""
+        return self.env
 
     def wait_for_hub(self) -> None:
         """Return when the hub takes connections."""
@@ -241,5 +255,10 @@ class Consortium:
 
     def close(self) -> None:
         """End every process: the nodes first, the hub last."""
-        for process in reversed(self.processes.values()):
-            process.stop()
+        nodes = [process for name, process in self.processes.items() if name != "hub"]
+        for process in nodes:
+            process.ask()
+        for process in nodes:
+            process.end()
+        if "hub" in self.processes:
+            self.processes["hub"].stop()

@@ -1,9 +1,17 @@
-"""Loaded by Python itself in processes whose PYTHONPATH names this folder: kills them at a point.
+"""Loaded by Python itself in processes whose PYTHONPATH names this folder: faults, at a point.
 
-The file that COHORTIUM_TEST_FAULT names holds one fault as JSON: `at`, a function; `when`, before
-or after it; and what its last argument must be. The process that comes there takes the file away,
-so that a fault strikes once, and dies as by kill -9. The programs themselves know nothing of it.
+Each `*.json` in the folder that COHORTIUM_TEST_FAULTS names is one fault: `at`, a function; `when`,
+before or after it; what its last argument must be; `nth`, at the how manyeth time; what to `do`:
+
+    kill      die as by kill -9; a process that comes there takes the file away: it strikes once
+    wait      once, until somebody writes to the pipe beside it
+    reverse   always hand the mail of an answer out backwards
+    twice     always hand it out twice
+
+The file that COHORTIUM_TEST_CLOCK names holds by how many seconds this process's clock is wrong.
+The programs themselves know nothing of all this.
 """
+# ruff: noqa: PTH104, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -15,7 +23,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -44,22 +54,54 @@ def describe(subject: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     return said
 
 
-def strike(point: str, when: str, subject: Any, arguments: Sequence[Any]) -> None:
-    path = os.environ["COHORTIUM_TEST_FAULT"]
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - before anything is imported
-            fault = json.load(file)
-    except (FileNotFoundError, ValueError):
-        return
-    if fault.pop("at") != point or fault.pop("when") != when:
-        return
-    said = describe(subject, arguments)
-    if all(said.get(key) == value for key, value in fault.items()):
-        try:
-            os.rename(path, path + ".struck")  # noqa: PTH104
-        except FileNotFoundError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
+def faults() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the faults that are armed, each with its file."""
+    folder = os.environ["COHORTIUM_TEST_FAULTS"]
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json"):
+            path = f"{folder}/{name}"
+            with suppress(FileNotFoundError, ValueError), open(path, encoding="utf-8") as file:
+                yield path, json.load(file)
+
+
+def strike(point: str, when: str, subject: Any, arguments: Sequence[Any]) -> list[str]:
+    """Die or wait, if that is due; return what to do with what the point returns."""
+    changes = []
+    for path, fault in faults():
+        do, nth = fault.pop("do"), fault.pop("nth")
+        if fault.pop("at") != point or fault.pop("when") != when:
+            continue
+        said = describe(subject, arguments)
+        if not all(said.get(key) == value for key, value in fault.items()):
+            continue
+        if do in CHANGES:
+            changes.append(do)
+            continue
+        seen[path] = seen.get(path, 0) + 1
+        with suppress(FileNotFoundError):
+            if seen[path] == nth:
+                os.rename(path, path + ".struck")
+                ACTS[do](path)
+    return changes
+
+
+def die(path: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(path: str) -> None:
+    with open(path + ".come", "w", encoding="utf-8") as come:
+        come.write("x")
+    with open(path + ".go", "rb", buffering=0) as go:
+        go.read(1)
+
+
+ACTS: dict[str, Callable[[str], None]] = {"kill": die, "wait": wait}
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "reverse": lambda mail: mail[::-1],
+    "twice": lambda mail: [message for message in mail for _ in range(2)],
+}
+seen: dict[str, int] = {}
 
 
 def wrap(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +109,8 @@ def wrap(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def struck(self: Any, *args: Any, **kwargs: Any) -> Any:
         strike(point, "before", self, args)
         found = function(self, *args, **kwargs)
-        strike(point, "after", self, args)
+        for change in strike(point, "after", self, args):
+            found = CHANGES[change](found)
         return found
 
     return struck
@@ -99,5 +142,20 @@ class Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-if os.environ.get("COHORTIUM_TEST_FAULT"):
+def wrong(clock: Callable[[], float]) -> Callable[[], float]:
+    """Return a clock that is wrong by as much as the file says, if there is one."""
+
+    def now() -> float:
+        try:
+            with open(os.environ["COHORTIUM_TEST_CLOCK"], encoding="utf-8") as file:
+                return clock() + float(file.read())
+        except FileNotFoundError:
+            return clock()
+
+    return now
+
+
+if os.environ.get("COHORTIUM_TEST_FAULTS"):
     sys.meta_path.insert(0, Finder())
+if os.environ.get("COHORTIUM_TEST_CLOCK"):
+    time.time = wrong(time.time)
