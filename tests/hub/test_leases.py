@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from tests.hub.federation import Federation
 
@@ -117,3 +119,20 @@ def test_members_do_not_disturb_each_other(fed: Federation) -> None:
 
     assert fed.service.leases.left("c") == 0.0
     assert 0 < fed.service.leases.left("a") <= fed.service.settings.lease
+
+
+def test_since_when_nothing_came_is_told_of_who_is_silent(fed: Federation) -> None:
+    leases = fed.service.leases
+    assert leases.silence("a") == "not heard from since the hub started"
+    leases.take("a", "one", "")
+    assert leases.silence("a") == ""
+    leases.poll_opened("a", "one")
+    seen = fed.clock.now = fed.clock.now + 7
+    leases.poll_closed("a", "one", broken=True)
+    fed.clock.now += 100
+
+    found = leases.silence("a")
+
+    assert (
+        found == f"not heard from since {datetime.fromtimestamp(seen, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    )

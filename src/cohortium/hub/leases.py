@@ -37,12 +37,14 @@ class _Lease:
         since: when it took over.
         until: when it is taken for dead, if nothing comes from it.
         polls: long polls that are open.
+        seen: when it last showed a sign of life; 0 where this hub has seen none.
     """
 
     instance: str
     since: float
     until: float = 0.0
     polls: int = 0
+    seen: float = 0.0
 
 
 class Leases:
@@ -85,7 +87,7 @@ class Leases:
                     raise _alive(name, lease)
             if lease is None or lease.instance != instance:
                 lease = self._put(name, instance, now)
-            lease.until = now + self.seconds
+            lease.until, lease.seen = now + self.seconds, now
         return self.seconds
 
     def check(self, name: str, instance: str) -> None:
@@ -105,7 +107,8 @@ class Leases:
         """Keep a lease alive until `poll_closed`. Raises as `check` does."""
         self.check(name, instance)
         with self._lock:
-            self._leases[name].polls += 1
+            lease = self._leases[name]
+            lease.polls, lease.seen = lease.polls + 1, self._clock()
 
     def poll_closed(self, name: str, instance: str, *, broken: bool) -> None:
         """A long poll was answered, or its connection broke: then its process is taken for dead."""
@@ -113,7 +116,7 @@ class Leases:
             lease = self._leases.get(name)
             if lease is None or lease.instance != instance:
                 return
-            lease.polls -= 1
+            lease.polls, lease.seen = lease.polls - 1, self._clock()
             lease.until = 0.0 if broken else self._clock() + self.seconds
         self._bells.ring([bell(name)])
 
@@ -149,6 +152,16 @@ class Leases:
             lease = self._leases.get(name)
             return lease is not None and self._is_alive(lease, self._clock())
 
+    def silence(self, name: str) -> str:
+        """Return since when nothing came from a member, in words; empty while it is online."""
+        if self.is_online(name):
+            return ""
+        with self._lock:
+            lease = self._leases.get(name)
+            if lease is None or not lease.seen:
+                return "not heard from since the hub started"
+            return f"not heard from since {_time(lease.seen)}"
+
     def _is_alive(self, lease: _Lease, now: float) -> bool:
         return lease.polls > 0 or now < lease.until
 
@@ -172,7 +185,7 @@ def _superseded(name: str, lease: _Lease) -> ConflictError:
         f"a process that is not the newest of {name}: another one took over at {since}",
         "the newest process, or its successor",
         "Two copies of a folder must not run. If this one was restored from a backup, make new "
-        "keys with: cohortium node rotate",
+        "keys with: cohortium node rotate-keys",
     )
 
 

@@ -230,8 +230,15 @@ class Parties:
             journal=journal,
             initial=partial(self._initial, run),
             clock=service.clock,
+            seen=partial(self._seen, run.id),
             changed=self._changed,
         )
+
+    def _seen(self, name: str) -> dict[PartyId, str]:
+        """Return since when nothing has come from the hosts of a run that are not online."""
+        members, leases = self._service.runs.get(name).members, self._service.leases
+        told = {PartyId(host): leases.silence(member) for host, member in members.items()}
+        return {host: silence for host, silence in told.items() if silence and host != HUB}
 
     def _initial(self, run: HostedRun) -> Params:
         """Return the model that round 1 starts from; sites check it against their own."""
