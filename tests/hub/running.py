@@ -9,12 +9,16 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import structlog
+
 from cohortium.hub import admin
 from cohortium.hub.folder import HubFolder
+from cohortium.hub.logs import configure_logs
 from cohortium.hub.server import HubServer
 from cohortium.hub.tls import own_tls
 from cohortium.identity import Document, Identity, Invitation, canonical
@@ -98,7 +102,26 @@ def new_folder(folder: Path, **settings: Any) -> HubFolder:
 
 @contextmanager
 def running(folder: HubFolder) -> Iterator[Hub]:
-    """Run a hub until the end of the block."""
+    """Run a hub until the end of the block; unless a test catches its log, nobody sees it."""
+    with _quiet(), _running(folder) as hub:
+        yield hub
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the log of a hub in this process out of what a command in it says."""
+    if structlog.is_configured():
+        yield
+        return
+    configure_logs(StringIO())
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+
+
+@contextmanager
+def _running(folder: HubFolder) -> Iterator[Hub]:
     own_tls(folder.tls, ["localhost"], name="Test")
     ports: SimpleQueue[int | BaseException] = SimpleQueue()
     server = HubServer(folder, ready=ports.put)

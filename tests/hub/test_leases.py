@@ -131,7 +131,7 @@ def test_since_when_nothing_came_is_told_of_who_is_silent(fed: Federation) -> No
     leases.poll_closed("a", "one", broken=True)
     fed.clock.now += 100
 
-    found = leases.silence("a")
+    at = f"{datetime.fromtimestamp(seen, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
     assert (
         found == f"not heard from since {datetime.fromtimestamp(seen, UTC):%Y-%m-%d %H:%M:%S} UTC"
