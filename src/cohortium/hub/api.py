@@ -30,6 +30,7 @@ from cohortium.hub import bodies
 from cohortium.hub.answers import RangeError, on_error
 from cohortium.hub.depot import PIECE
 from cohortium.hub.leases import StillAliveError, bell
+from cohortium.hub.mailbox import Message
 from cohortium.hub.metrics import CONTENT_TYPE, Metrics
 from cohortium.hub.registry import Member
 from cohortium.hub.service import HubService, check_coordinator
@@ -99,15 +100,15 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _member(request: Request) -> Member:
+async def _member(request: Request) -> Member:
     member: Member | None = request.state.member
     if member is None:
         raise UnauthorisedError("a request without a signature", "one of a member (RFC 9421)")
     return member
 
 
-def _coordinator(request: Request) -> Member:
-    member = _member(request)
+async def _coordinator(request: Request) -> Member:
+    member = await _member(request)
     check_coordinator(member)
     return member
 
@@ -230,8 +231,9 @@ def _add_mail(api: FastAPI, service: HubService) -> None:
     @api.post("/v1/inbox", response_model=bodies.Mail)
     async def inbox(request: Request, member: Caller, body: bodies.Poll) -> Response:
         """Acknowledge mail, and return what came since; waits if there is none."""
-        await run_in_threadpool(_take_in, service, member, body)
-        return await _poll(service, member, body, gone=_gone(request))
+        messages = await _poll(service, member, body, gone=_gone(request))
+        generation = service.mailbox.generation
+        return JSONResponse({"generation": generation, "messages": messages})
 
     @api.post("/v1/frames", response_model=bodies.Posted)
     def post(member: Caller, frame: bodies.Sealed) -> dict[str, bool]:
@@ -253,31 +255,30 @@ def _add_mail(api: FastAPI, service: HubService) -> None:
         return [each.to_json() for each in service.mailbox.receipts(member.name, run, party)]
 
 
-def _take_in(service: HubService, member: Member, body: bodies.Poll) -> None:
-    service.leases.check(member.name, body.instance)
+def _take_in(service: HubService, member: Member, body: bodies.Poll) -> list[Message]:
+    """Keep receipts, forget what is acknowledged, and return what came since."""
     service.mailbox.put_receipts(member.name, body.receipts)
     service.mailbox.acknowledge(member.name, body.after)
+    return service.mailbox.waiting(member.name, body.after)
 
 
 async def _poll(
     service: HubService, member: Member, body: bodies.Poll, *, gone: Callable[[], Awaitable[None]]
-) -> Response:
+) -> list[Message]:
     """Return a member's mail as soon as there is some, or nothing when the time is over."""
     loop, woken, name = asyncio.get_running_loop(), asyncio.Event(), member.name
     end, broken = loop.time() + body.wait, False
-    service.leases.poll_opened(name, body.instance)
+    await run_in_threadpool(service.leases.poll_opened, name, body.instance)
     try:
         with service.bells.listening(name, _waker(loop, woken)):
-            while True:
+            messages = await run_in_threadpool(_take_in, service, member, body)
+            while not (messages or broken or service.bells.closed) and loop.time() < end:
+                broken = await _first(woken, gone, timeout=end - loop.time())
                 woken.clear()
                 service.registry.active(name)
                 service.leases.check(name, body.instance)
                 messages = await run_in_threadpool(service.mailbox.waiting, name, body.after)
-                left = end - loop.time()
-                if messages or left <= 0 or broken or service.bells.closed:
-                    generation = service.mailbox.generation
-                    return JSONResponse({"generation": generation, "messages": messages})
-                broken = await _first(woken, gone, timeout=left)
+            return messages
     finally:
         service.leases.poll_closed(name, body.instance, broken=broken)
 

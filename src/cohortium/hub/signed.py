@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cohortium.errors import CohortiumError
@@ -97,7 +96,7 @@ class Signed:
         try:
             body = await self._body(scope, receive)
             if scope["path"].startswith(PREFIX):
-                member = await self._authenticated(scope, request, body)
+                member = self._authenticated(scope, request, body)
                 scope.setdefault("state", {})["member"] = member
             await self._app(scope, _replayed(body, receive), held.send)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is answered
@@ -141,7 +140,7 @@ class Signed:
             return OPEN_BODY
         return PIECE if scope["method"] == "PATCH" else self._service.settings.limits.request
 
-    async def _authenticated(self, scope: Scope, request: Request, body: bytes) -> Member | None:
+    def _authenticated(self, scope: Scope, request: Request, body: bytes) -> Member | None:
         """Return the member that signed a request; None where nobody has to.
 
         Raises:
@@ -152,8 +151,7 @@ class Signed:
             return None
         if "signature" not in request.headers:  # type: ignore[operator]
             raise UnauthorisedError("a request without a signature", "one of a member (RFC 9421)")
-        keyid = await run_in_threadpool(
-            check_request,
+        keyid = check_request(
             request.method,
             request.target,
             request.headers,
