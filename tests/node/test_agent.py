@@ -427,7 +427,7 @@ def test_a_wrong_clock_is_tried_again_until_it_is_right(
     monkeypatch.setattr("cohortium.transport.client.time", clock)
     clock.seconds = 3600
     with structlog.testing.capture_logs() as lines, node.up(), alliance.nodes["bonn"].up():
-        said = "the hub turned this node away; trying again"
+        said = "the session broke off; trying again"
         until(lambda: any(line["event"] == said and "clock" in line["reason"] for line in lines))
         clock.seconds = 60
         assert ended(node, alliance.start(digest)) == "finished"

@@ -6,7 +6,7 @@ turns this node away, or when the node stops.
 
 When the hub says that the site was revoked, that another process has taken over, or that it speaks
 another version, the node ends: waiting would change nothing, a person has to. A wrong clock or an
-unknown key it tries again, since that can be put right elsewhere.
+unknown key, or a disk that is full, it tries again, since that can be put right elsewhere.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import threading
 from typing import Literal
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from cohortium.errors import CohortiumError, RefusedError, RunFailedError
+from cohortium.errors import RefusedError, RunFailedError
 from cohortium.node.metrics import Metrics, served
 from cohortium.node.notify import Message, Notifier
 from cohortium.node.session import Session
@@ -28,6 +29,11 @@ from cohortium.transport.errors import ConflictError, ProtocolError, RevokedErro
 Order = Literal["stop", "kill", "reload"]
 FINAL = (RevokedError, ConflictError, ProtocolError)
 """What the hub says that waiting does not change."""
+
+PASSING = (UnauthorisedError, OSError, SQLAlchemyError)
+"""What may pass: a clock or a key that is put right elsewhere, a disk that is full."""
+
+Passing = UnauthorisedError | OSError | SQLAlchemyError
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a hub that turned this node away is asked again."""
@@ -77,8 +83,8 @@ class Agent:
     def _sessions(self) -> None:
         pause = FIRST_PAUSE
         while (end := self._one_session()) != "stop":
-            if isinstance(end, UnauthorisedError):
-                self._log.error("the hub turned this node away; trying again", reason=str(end))
+            if isinstance(end, PASSING):
+                self._log.error("the session broke off; trying again", reason=_told(end))
                 self.metrics.refused.labels("node").inc()
                 if self._ordered_to_stop(pause):
                     return
@@ -86,7 +92,7 @@ class Agent:
             else:
                 pause = FIRST_PAUSE
 
-    def _one_session(self) -> Order | UnauthorisedError:
+    def _one_session(self) -> Order | Passing:
         """Run a session to its end; return why it ended."""
         settings = read_settings(self._home.folder / "node.toml")
         notifier = Notifier(settings.notify, self._log, delivered=self._delivered)
@@ -109,7 +115,7 @@ class Agent:
         else:
             self._orders.put(None)
 
-    def _directed(self, session: Session) -> Order | UnauthorisedError:
+    def _directed(self, session: Session) -> Order | Passing:
         """Carry out orders until the session ends; return why it ended."""
         reason: Order = "reload"
         while (order := self._orders.get()) is not None:
@@ -123,9 +129,9 @@ class Agent:
                     return "stop"
                 case "reload":
                     session.close(now=True)
-                case CohortiumError() if reason == "stop":
+                case Exception() if reason == "stop":
                     return reason
-                case UnauthorisedError():
+                case UnauthorisedError() | OSError() | SQLAlchemyError():
                     return order
                 case RefusedError() if isinstance(order, FINAL):
                     raise _final(order) from order
@@ -147,6 +153,10 @@ class Agent:
     def _delivered(self, message: Message) -> None:
         if message.event == "waits-for-approval":
             self._site.consents.notified(message.digest)
+
+
+def _told(error: Passing) -> str:
+    return str(error) if isinstance(error, UnauthorisedError) else type(error).__name__
 
 
 _ADVICE: dict[type[RefusedError], str] = {

@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from cohortium.errors import RefusedError
 from cohortium.governance.grant import Grant
@@ -120,11 +121,17 @@ class Carrier:
             RunFailedError: the initial model is not here.
             Closed: the node stops.
         """
-        for party in self.run.parties_of(self._keys.name):
-            host = self._host(party)
-            self._hosts[party] = host
-            host.start()
+        try:
+            for party in self.run.parties_of(self._keys.name):
+                self._hosts[party] = self._host(party)
+                self._hosts[party].start()
+        except BaseException:
+            self.close()
+            raise
         self._log.info("carrying", parties=sorted(self._hosts))
+
+    def watch(self) -> None:
+        """Tell, from now on, when all parties here have ended and sent everything."""
         Thread(target=self._wait, name=f"end of {self.run.id}", daemon=True).start()
 
     def deliver(self, frame: Frame) -> list[Document]:
@@ -182,7 +189,10 @@ class Carrier:
         )
 
     def _refusal(self, round_: int) -> str:
-        return self._site.consents.refusal(self.run.plan.study, round_, now=self._site.clock())
+        try:
+            return self._site.consents.refusal(self.run.plan.study, round_, now=self._site.clock())
+        except SQLAlchemyError as error:
+            return f"the consent cannot be read ({type(error).__name__})"
 
     def _moved(self, state: State) -> None:
         self._watch.moved(self.run.id, state)

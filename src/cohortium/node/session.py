@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cohortium.data.local import prepare_local
 from cohortium.errors import ArgumentError, CohortiumError, Problem, RefusedError
 from cohortium.governance.grant import Grant
+from cohortium.governance.roster import Roster
 from cohortium.host.courier import Closed
 from cohortium.host.run import HostedRun
 from cohortium.identity import Certificate, Document, Identity
@@ -100,6 +101,7 @@ class Session:
         self._turns = Turns(settings.limits, self._home.folder, spent=self._spent)
         self._carriers: dict[str, Carrier] = {}
         self._works: dict[str, StudyWork] = {}
+        self._rosters: dict[str, Roster] = {}
         self._timers: dict[str, threading.Timer] = {}
         self._receipts = _Receipts()
         self._announced: set[tuple[str, float]] = set()
@@ -321,11 +323,11 @@ class Session:
 
     def _certificate(self, host: str, serial: int | None, run: str) -> Certificate:
         """Return a host's certificate under the key that a run's roster pins for it."""
-        carrier = self._carriers.get(run)
-        if carrier is None:
+        roster = self._rosters.get(run)
+        if roster is None:
             raise UnknownError(f"the run {run}", "one that goes on here")
         found = self._courier.certificate(host, serial=serial, run=run)
-        found.check(carrier.run.roster.root_of(host))
+        found.check(roster.root_of(host))
         return found
 
     # -- mail --------------------------------------------------------------------------------------
@@ -413,7 +415,10 @@ class Session:
 
     def _begin(self, run: str) -> None:
         """Take part in a run that was started, if it is what this site approved."""
-        if self._site.runs.get(run) is not None:
+        known = self._site.runs.get(run)
+        if known is not None:
+            if known.goes_on and run not in self._carriers:
+                self._carry(known)
             return
         told = self._client.call("GET", f"/v1/runs/{run}")
         document, study = Document.from_json(told["roster"]), str(told["study"])
@@ -447,6 +452,8 @@ class Session:
         try:
             run = self._hosted(known.roster, known.study)
             offer = self._site.consents.get(known.study)
+            self._rosters[known.run] = run.roster
+            self._learn_addresses()
             carrier = Carrier(
                 self._site,
                 run,
@@ -455,9 +462,9 @@ class Session:
                 work=self._work(run, offer),
                 watch=Watch(self._moved, self._ended),
             )
-            self._carriers[known.run] = carrier
-            self._learn_addresses()
             carrier.start()
+            self._carriers[known.run] = carrier
+            carrier.watch()
         except CohortiumError as error:
             self._fail(known, str(error))
         self._count()
@@ -496,7 +503,8 @@ class Session:
     def _moved(self, run: str, state: State) -> None:
         """Keep how far a run is; it ends for this node when everything that it owed was sent."""
         self._metrics.rounds.inc()
-        self._site.runs.set(run, round=state.round)
+        with self._unless_refused():
+            self._site.runs.set(run, round=state.round)
 
     def _ended(self, carrier: Carrier, state: State) -> None:
         """Let go of a run whose parties here have ended and sent everything."""
@@ -512,7 +520,9 @@ class Session:
         if work is not None:
             work.stop()
         self._carriers.pop(run, None)
-        self._site.runs.set(run, status=state.status, round=state.round, reason=state.reason)
+        ended = {"status": state.status, "round": state.round, "reason": state.reason}
+        with self._unless_refused():  # else it ends once more after the next start
+            self._site.runs.set(run, **ended)
         self._log.info("run ended", run=run, study=study[:12], status=state.status)
         if state.status == "stopped":
             self._tell_stopped(study)
@@ -520,11 +530,21 @@ class Session:
 
     def _failed(self, run: str, reason: str) -> None:
         self._metrics.failures.inc()
-        self._site.runs.set(run, trouble=reason)
+        with self._unless_refused():
+            self._site.runs.set(run, trouble=reason)
 
     def _spent(self, study: str, seconds: float) -> None:
         self._metrics.seconds.inc(seconds)
-        self._site.consents.spent(study, seconds)
+        with self._unless_refused():
+            self._site.consents.spent(study, seconds)
+
+    @contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        """Go on without a note, where the disk refuses it: a run must not end of that."""
+        try:
+            yield
+        except TROUBLE as error:
+            self._log.error("a note was not kept", reason=type(error).__name__)
 
     def _tell_stopped(self, study: str) -> None:
         offer = self._site.consents.get(study)
