@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
@@ -29,14 +30,17 @@ from tests.node.servers import web_server
 
 from cohortium.errors import RefusedError, RunFailedError
 from cohortium.hub import backup as hub_backup
+from cohortium.identity import Document
 from cohortium.node import session
 from cohortium.node.agent import Agent
+from cohortium.node.carrying import Carrier
 from cohortium.node.folder import Home
 from cohortium.node.joining import rotate_keys
 from cohortium.node.site import opened
 from cohortium.node.work import StudyWork
 from cohortium.runtime.events import Done, Run
 from cohortium.runtime.simulation import simulate
+from cohortium.transport.envelope import Frame
 from cohortium.transport.errors import ConflictError
 
 
@@ -466,3 +470,43 @@ def test_two_studies_share_a_node(alliance: Federation) -> None:
         assert {ended(b, run) for run in runs} == {"finished"}
     with opened(a.home) as site:
         assert all(site.consents.get(digest).seconds > 0 for digest in digests)
+
+
+def test_a_full_disk_loses_no_mail(alliance: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RETRY", 0.05)
+    digest = alliance.approved(study())
+    a, b = alliance.nodes.values()
+    deliver, refusals = Carrier.deliver, iter([OSError(errno.ENOSPC, "full")] * 5)
+
+    def full(self: Carrier, frame: Frame) -> list[Document]:
+        refusal = next(refusals, None)
+        if refusal is not None:
+            raise refusal
+        return deliver(self, frame)
+
+    monkeypatch.setattr(Carrier, "deliver", full)
+    with structlog.testing.capture_logs() as lines, a.up(), b.up():
+        run = alliance.start(digest)
+        assert [ended(a, run), ended(b, run)] == ["finished", "finished"]
+    assert [line["event"] for line in lines].count("mail cannot be kept; trying again") == 5
+
+
+def test_a_session_that_broke_off_begins_anew(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cohortium.node.agent.FIRST_PAUSE", 0.05)
+    digest = alliance.approved(study())
+    a, b = alliance.nodes.values()
+    start, refusals = Carrier.start, iter([OSError(errno.ENOSPC, "full")] * 2)
+
+    def full(self: Carrier) -> None:
+        refusal = next(refusals, None)
+        if refusal is not None:
+            raise refusal
+        start(self)
+
+    monkeypatch.setattr(Carrier, "start", full)
+    monkeypatch.setattr(session, "RETRY", 0.05)
+    with a.up(), b.up():
+        run = alliance.start(digest)
+        assert [ended(a, run), ended(b, run)] == ["finished", "finished"]

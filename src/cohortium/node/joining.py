@@ -109,6 +109,7 @@ def client_of(
     home: Home,
     *,
     identity: Identity | None = None,
+    timeout: float = 30.0,
     patience: float | None = 30.0,
     waiting: Waiting | None = None,
 ) -> HubClient:
@@ -117,6 +118,7 @@ def client_of(
     Args:
         home: the node's folder.
         identity: who calls; by default the site.
+        timeout: seconds of silence after which a connection counts as lost.
         patience: seconds for which a call is tried again; None: for ever.
         waiting: told when the hub does not answer.
 
@@ -136,6 +138,7 @@ def client_of(
         HubTrust.from_json(hub["trust"]),
         proxy=hub["proxy"] if settings.proxy is None else settings.proxy,
         ca=ca,
+        timeout=timeout,
         patience=patience,
         waiting=waiting,
         renewed=renewed,

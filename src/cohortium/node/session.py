@@ -206,7 +206,7 @@ class Session:
         if not self._instance:
             return
         body = {"instance": self._instance, "ended": True}
-        impatient = client_of(self._home, identity=self._identity, patience=0.0)
+        impatient = client_of(self._home, identity=self._identity, timeout=3.0, patience=0.0)
         with closing(impatient), suppress(CohortiumError):
             impatient.call("POST", "/v1/lease", body)
 
