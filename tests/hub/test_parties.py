@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import func, select
+from structlog.testing import LogCapture
 from tests.host.post_office import InProcess
 from tests.hub.federation import Federation, federation
 from tests.store.servers import BACKENDS
@@ -333,6 +334,32 @@ def test_a_run_that_cannot_be_carried_fails_and_the_others_go_on(
 
     assert "the hub cannot carry it" in status(fed, sites)[1]
     assert status(fed, second) == ("finished", "")
+
+
+def test_a_fault_in_one_run_ends_in_the_log_and_the_others_go_on(
+    fed: Federation, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    second = submitted(fed, other, STUDY.replace('name = "s"', 'name = "t"'))
+    whole = Host.deliver
+    with carried(fed.service):
+        bad = fed.service.studies.start(fed.member("ada"), sites.bundle.digest)
+
+        def deliver(host: Host, frame: Frame) -> Document | None:
+            if frame.run == bad.id and host.party == "@aggregator":
+                raise ZeroDivisionError("a value that nobody should read")
+            return whole(host, frame)
+
+        monkeypatch.setattr(Host, "deliver", deliver)
+        sites.start(bad)
+        run = fed.service.studies.start(fed.member("ada"), second.bundle.digest)
+        second.start(run)
+        second.deliver(until=lambda: fed.service.runs.get(run.id).status == "finished")
+    second.close()
+
+    assert status(fed, sites) == ("running", "")
+    assert "fault in a run" in [entry["event"] for entry in log.entries]
 
 
 class Grants:

@@ -45,7 +45,7 @@ class Depot:
             OffsetError: another offset is next.
             RefusedError: it is complete, and not what its digest says.
         """
-        with self._locks[int(digest[:2], 16) % len(self._locks)]:  # two may send the same one
+        with self._lock(digest):  # two may send the same one
             if self.blobs.size(digest) is not None:
                 return total
             if not self._is_known(digest):
@@ -79,9 +79,10 @@ class Depot:
         with reading(self._engine) as connection:
             free = wanted.difference(connection.execute(_referred(wanted)).scalars())
         for digest in free:
-            self.blobs.delete(digest)
-        with writing(self._engine) as connection:  # after the files: a crash leaves no stray one
-            connection.execute(delete(BLOBS).where(BLOBS.c.digest.in_(free)))
+            with self._lock(digest):  # the file first: a crash leaves none that nobody knows
+                self.blobs.delete(digest)
+                with writing(self._engine) as connection:
+                    connection.execute(delete(BLOBS).where(BLOBS.c.digest == digest))
 
     def sweep(self) -> None:
         """Delete what was sent long ago and nothing refers to, unfinished blobs included."""
@@ -99,6 +100,9 @@ class Depot:
         with reading(self._engine) as connection:
             query = select(func.coalesce(func.sum(BLOBS.c.size), 0))
             return int(connection.execute(query).scalar_one())
+
+    def _lock(self, digest: str) -> Lock:
+        return self._locks[int(digest[:2], 16) % len(self._locks)]
 
     def _is_known(self, digest: str) -> bool:
         with reading(self._engine) as connection:

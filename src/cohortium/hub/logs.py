@@ -10,6 +10,9 @@ from typing import TextIO
 
 import structlog
 
+_WITHOUT_VALUES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Where an error arose, without what variables held there."""
+
 
 def configure_logs(stream: TextIO | None = None) -> None:
     """Let everything in this process log as JSON lines; by default to standard error."""
@@ -18,7 +21,7 @@ def configure_logs(stream: TextIO | None = None) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_WITHOUT_VALUES),
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.WriteLoggerFactory(stream or sys.stderr),

@@ -154,14 +154,24 @@ class Parties:
         messages = self._courier.inbox(after, 0.0 if self._closed.is_set() else WAIT)
         receipts: list[Document] = []
         for message in messages:
-            receipts += self._take(message)
+            receipts += self._survived(partial(self._take, message)) or []
         self._service.mailbox.put_receipts(HUB, receipts)
         if messages:
             after = int(messages[-1]["seq"])
             self._service.mailbox.acknowledge(HUB, after)
         for run in list(self._hosts):
-            self._look_after(run)
+            self._survived(partial(self._look_after, run))
         return after
+
+    def _survived(self, do: Callable[[], T]) -> T | None:
+        """Let a fault in one run, whoever provoked it, end in the log: the others go on."""
+        try:
+            return do()
+        except (Closed, *TROUBLE):
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary between runs
+            self._log.error("fault in a run", exc_info=error)
+            return None
 
     def _take(self, message: Message) -> list[Document]:
         """Hand one message to the parties that it is for; return their receipts."""
