@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -91,6 +93,24 @@ def test_a_code_that_was_used_lets_nobody_else_in(fed: Federation) -> None:
 
     with pytest.raises(ExpiredError, match="used already"):
         join(fed, code, identity("oslo"))
+
+
+def test_of_many_who_come_with_one_code_at_once_one_gets_in(fed: Federation) -> None:
+    code, all_ready = invited(fed), threading.Barrier(4)
+
+    def come(_: int) -> str:
+        oslo = identity("oslo")
+        all_ready.wait()
+        try:
+            join(fed, code, oslo)
+        except ExpiredError:
+            return ""
+        return oslo.root.public
+
+    with ThreadPoolExecutor(4) as pool:
+        got_in = [root for root in pool.map(come, range(4)) if root]
+
+    assert got_in == [fed.member("oslo").root]
 
 
 def test_a_code_expires(fed: Federation) -> None:
