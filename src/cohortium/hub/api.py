@@ -257,8 +257,7 @@ def _add_mail(api: FastAPI, service: HubService) -> None:
 
 def _take_in(service: HubService, member: Member, body: bodies.Poll) -> list[Message]:
     """Keep receipts, forget what is acknowledged, and return what came since."""
-    service.mailbox.put_receipts(member.name, body.receipts)
-    service.mailbox.acknowledge(member.name, body.after)
+    service.mailbox.acknowledge(member.name, body.after, body.receipts)
     return service.mailbox.waiting(member.name, body.after)
 
 

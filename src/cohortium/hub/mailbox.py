@@ -34,6 +34,9 @@ AT_ONCE = 64
 Message = dict[str, Any]
 """`{"seq", "kind": "frame" | "notice", "frame" | "notice": …}`."""
 
+_Receipt = tuple[str, str, str, int, Document]
+"""Run, party, who signed, number, and what was signed."""
+
 
 class Mailbox:
     """The mail of all members.
@@ -151,14 +154,21 @@ class Mailbox:
         with reading(self._engine) as connection:
             return [_message(*row) for row in connection.execute(query)]
 
-    def acknowledge(self, member: str, after: int) -> None:
-        """Forget what a member has: everything up to a number."""
+    def acknowledge(self, member: str, after: int, receipts: Sequence[Document] = ()) -> None:
+        """Forget what a member has, everything up to a number, and keep what it signed for it.
+
+        Raises:
+            RefusedError: a receipt is not the member's own, or not of this form; then nothing is
+                forgotten.
+        """
+        signed = self._read_receipts(member, receipts)
         mine = DELIVERIES.c.host == member, DELIVERIES.c.seq <= after
         with reading(self._engine) as connection:
             had = connection.execute(select(DELIVERIES.c.seq).where(*mine).limit(1)).first()
-        if had is None:
+        if had is None and not signed:
             return
         with writing(self._engine) as connection:
+            _keep_receipts(connection, signed)
             named = select(DELIVERIES.c.frame).where(*mine, DELIVERIES.c.frame.is_not(None))
             frames = connection.execute(named).scalars().all()
             connection.execute(delete(DELIVERIES).where(*mine))
@@ -205,19 +215,10 @@ class Mailbox:
         Raises:
             RefusedError: a receipt is not the member's own, or not of this form.
         """
-        read = [(self._read_receipt(member, document), document) for document in receipts]
-        if not read:
-            return
-        with writing(self._engine) as connection:
-            for (run, party, host, number), document in read:
-                key = RECEIPTS.c.run == run, RECEIPTS.c.party == party, RECEIPTS.c.host == host
-                kept = connection.execute(select(RECEIPTS.c.number).where(*key)).scalar()
-                values = {"number": number, "receipt": document.to_json()}
-                if kept is None:
-                    row = {"run": run, "party": party, "host": host, **values}
-                    connection.execute(insert(RECEIPTS).values(row))
-                elif number > kept:
-                    connection.execute(update(RECEIPTS).where(*key).values(values))
+        signed = self._read_receipts(member, receipts)
+        if signed:
+            with writing(self._engine) as connection:
+                _keep_receipts(connection, signed)
 
     def receipts(self, member: str, run: str, party: str) -> list[Document]:
         """Return the newest receipt of each host for what a party has sent.
@@ -232,6 +233,9 @@ class Mailbox:
             rows = connection.execute(query.order_by(RECEIPTS.c.host)).scalars().all()
         return [Document.from_json(row) for row in rows]
 
+    def _read_receipts(self, member: str, receipts: Sequence[Document]) -> list[_Receipt]:
+        return [(*self._read_receipt(member, document), document) for document in receipts]
+
     def _read_receipt(self, member: str, document: Document) -> tuple[str, str, str, int]:
         body = read_receipt(document.body)
         run = self._runs.get(body["run"])
@@ -245,6 +249,18 @@ class Mailbox:
         if not 0 <= number < 2**53:
             raise RefusedError("a receipt whose number is none")
         return run.id, body["from"], host, number
+
+
+def _keep_receipts(connection: Connection, receipts: Sequence[_Receipt]) -> None:
+    for run, party, host, number, document in receipts:
+        key = RECEIPTS.c.run == run, RECEIPTS.c.party == party, RECEIPTS.c.host == host
+        kept = connection.execute(select(RECEIPTS.c.number).where(*key)).scalar()
+        values = {"number": number, "receipt": document.to_json()}
+        if kept is None:
+            row = {"run": run, "party": party, "host": host, **values}
+            connection.execute(insert(RECEIPTS).values(row))
+        elif number > kept:
+            connection.execute(update(RECEIPTS).where(*key).values(values))
 
 
 def _check_readers(run: Run, frame: Frame) -> None:

@@ -155,10 +155,9 @@ class Parties:
         receipts: list[Document] = []
         for message in messages:
             receipts += self._survived(partial(self._take, message)) or []
-        self._service.mailbox.put_receipts(HUB, receipts)
         if messages:
             after = int(messages[-1]["seq"])
-            self._service.mailbox.acknowledge(HUB, after)
+            self._service.mailbox.acknowledge(HUB, after, receipts)
         for run in list(self._hosts):
             self._survived(partial(self._look_after, run))
         return after
