@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sqlite3
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,13 @@ def round_of(node: Node, run: str) -> int:
         return -1 if known is None else known.round
 
 
+def waiting_mail(alliance: Federation) -> int:
+    """Return how many messages to sites nobody has acknowledged."""
+    with closing(sqlite3.connect(alliance.hub.folder.folder / "hub.sqlite")) as database:
+        query = "SELECT count(*) FROM deliveries WHERE host IN ('aachen', 'bonn')"
+        return int(database.execute(query).fetchone()[0])
+
+
 def test_two_nodes_end_with_the_model_of_the_simulation(
     alliance: Federation, tmp_path: Path
 ) -> None:
@@ -82,6 +90,7 @@ def test_two_nodes_end_with_the_model_of_the_simulation(
     with a.up(), b.up():
         run = alliance.start(digest)
         assert [ended(a, run), ended(b, run)] == ["finished", "finished"]
+        until(lambda: not waiting_mail(alliance))
     assert round_of(a, run) == 3
     (tmp_path / "records").mkdir()
     for node in (a, b):
@@ -510,3 +519,12 @@ def test_a_session_that_broke_off_begins_anew(
     with a.up(), b.up():
         run = alliance.start(digest)
         assert [ended(a, run), ended(b, run)] == ["finished", "finished"]
+
+
+def test_a_node_of_another_version_is_told(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cohortium.transport.signing.PROTOCOL_VERSION", 0)
+    expected = pytest.raises(RunFailedError, match=r"version 0.*Install the version")
+    with opened(alliance.nodes["aachen"].home) as site, expected:
+        Agent(site).run()

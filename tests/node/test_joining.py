@@ -162,3 +162,17 @@ def test_a_wrong_clock_is_named(hub: Hub, home: Home, monkeypatch: pytest.Monkey
         with pytest.raises(CohortiumError, match="clock"):
             join(home, hub.url, given)
     assert join(home, hub.url, given).site == "zuerich"
+
+
+def test_a_site_that_lost_its_keys_comes_back_under_its_name(
+    hub: Hub, home: Home, tmp_path: Path
+) -> None:
+    join(home, hub.url, code(hub, "wien"))
+    before = home.identity()
+    (home.folder / "identity.json").unlink()
+    with pytest.raises(ArgumentError, match=r"revoke this site.*new code under the same name"):
+        home.identity()
+    hub.coordinator.call("POST", "/v1/sites/wien/revoke", {"reason": "lost its keys"})
+    anew = Home.at(tmp_path / "anew")
+    assert join(anew, hub.url, code(hub, "wien")).site == "wien"
+    assert anew.identity().root != before.root

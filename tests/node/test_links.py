@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import socket
 import ssl
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.node.federation import Federation, federation, study, until_ended
 
-from cohortium.errors import ArgumentError, CohortiumError
+from cohortium.errors import ArgumentError
 from cohortium.identity import Identity, key_id
 from cohortium.node import links as links_module
 from cohortium.node.links import Desk, Links, PeerTrust, listening
@@ -23,6 +24,7 @@ from cohortium.transport.client import HubClient
 from cohortium.transport.envelope import Data, Frame, Head, seal
 from cohortium.transport.errors import RequestError, UnauthorisedError, UnknownError
 from cohortium.transport.nonces import Nonces
+from cohortium.transport.signing import Request, sign_request
 
 
 def free_port() -> int:
@@ -177,16 +179,28 @@ def test_only_hosts_of_a_run_that_goes_on_here_are_heard(
     assert not taken
 
 
-def test_a_request_for_another_peer_is_not_passed_on(
+def test_a_request_for_another_peer_is_not_taken(
     peer: tuple[HubClient, Desk, list[Frame]],
 ) -> None:
-    client, desk, _ = peer
-    other = Identity.create("celle", role="site", now=0.0)
-    assert key_id(other.root.public) != key_id(desk.identity.root.public)
-    misled = way(port_of(client), client.identity, other)  # type: ignore[arg-type]
-    with pytest.raises(CohortiumError):
-        misled.call("POST", "/v1/frames", {})
-    misled.close()
+    client, desk, taken = peer
+    signer = client.identity
+    assert signer is not None
+
+    def answer(to: Identity) -> int:
+        fields = sign_request(
+            "POST",
+            "/v1/frames",
+            b"{}",
+            signer=signer,
+            hub=key_id(to.root.public),
+            now=time.time(),
+            nonce=secrets.token_hex(8),
+        )
+        return desk.handle(Request("POST", "/v1/frames", fields), b"{}")[0]
+
+    assert answer(Identity.create("celle", role="site", now=0.0)) == 401
+    assert answer(desk.identity) == 403
+    assert not taken
 
 
 @pytest.mark.parametrize(

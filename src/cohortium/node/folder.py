@@ -91,8 +91,15 @@ class Home:
         """Return the site's keys.
 
         Raises:
-            ArgumentError: this node has not joined a hub.
+            ArgumentError: this node has not joined a hub, or its keys are gone.
         """
+        if self.has_joined and not self.has_keys:
+            got, expected = "a node whose keys are gone", "identity.json, from a backup"
+            advice = (
+                "Without a backup, ask the coordinator to revoke this site and to give it a new "
+                "code under the same name; move this folder away, and join anew"
+            )
+            raise ArgumentError(Problem(str(self.folder), "", got, expected, advice))
         return Identity.from_json(self._read("identity.json"))
 
     def save_identity(self, identity: Identity) -> None:
