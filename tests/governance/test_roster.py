@@ -10,10 +10,10 @@ import pytest
 from cohortium.errors import RefusedError, StudyError
 from cohortium.governance.grant import Grant, Rows, layout_of, specs
 from cohortium.governance.roster import HUB, Roster, make_roster, run_id
-from cohortium.identity import Document, Identity
+from cohortium.identity import Certificate, Document, Identity
 from cohortium.study.bundle import Bundle
 from cohortium.study.study import Study
-from cohortium.types import ArraySpec, Layout, PartyId
+from cohortium.types import ArraySpec, Layout, PartyId, SiteId
 
 LAYOUT = Layout((ArraySpec("w", (3,), "float32"), ArraySpec("n", (), "int64")))
 HUB_KEYS = Identity.create(HUB, role="hub", now=0.0)
@@ -40,6 +40,8 @@ def grant(site: str, study: Bundle, **changes: Any) -> Grant:
             "dataset": "d",
             "fingerprint": "ab" * 32,
             "purpose": "To test.",
+            "researcher": "ada",
+            "researcher_root": RESEARCHER.root.public,
             "rows": Rows(30, 0, 10),
             "inputs": (1,),
             "rounds": 2,
@@ -91,6 +93,8 @@ def test_another_key_cannot_sign_a_site_s_consent() -> None:
         ("rows", "many"),
         ("inputs", [-1]),
         ("until", "tomorrow"),
+        ("until", 10**400),
+        ("time", 10**400),
         ("layout", [["w", [3], "object"]]),
         ("layout", [["w", [3], "float32"], ["w", [3], "float32"]]),
         ("purpose", 3),
@@ -142,6 +146,50 @@ def test_a_hub_cannot_change_what_a_site_consented_to() -> None:
             Roster.of(document, hub=HUB_KEYS.root.public)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["@aggregator", "a/b", "", "-"],
+)
+def test_a_seat_has_a_site_s_name_and_certificate(name: str) -> None:
+    made = roster(bundle())
+    seats = (replace(made.seats[0], site=SiteId(name), grant=None), made.seats[1])
+    document = replace(made, seats=seats, broker=True).sign(HUB_KEYS.root)
+    with pytest.raises(RefusedError, match="a site's name"):
+        Roster.of(document, hub=HUB_KEYS.root.public)
+
+
+def test_a_roster_s_certificates_are_of_whom_it_names() -> None:
+    made = roster(bundle())
+    other = Identity.create("east", role="site", now=0.0).certificate
+    seats = (replace(made.seats[0], certificate=other, grant=None), made.seats[1])
+    document = replace(made, seats=seats, broker=True).sign(HUB_KEYS.root)
+    with pytest.raises(RefusedError, match="certificate of 'east'"):
+        Roster.of(document, hub=HUB_KEYS.root.public)
+    own = HUB_KEYS.certificate
+    named = Certificate.issue(
+        HUB_KEYS.root,
+        name="mallory",
+        role="hub",
+        signing=own.signing,
+        opening=own.opening,
+        serial=2,
+        now=1.0,
+    )
+    document = replace(made, hub=named).sign(HUB_KEYS.root)
+    with pytest.raises(RefusedError, match="not the hub's"):
+        Roster.of(document, hub=HUB_KEYS.root.public)
+
+
+def test_who_gets_the_result_is_who_the_sites_consented_to() -> None:
+    eve = Identity.create("ada", role="researcher", now=0.0)
+    made = roster(bundle())
+    document = replace(made, researcher=eve.certificate).sign(HUB_KEYS.root)
+    with pytest.raises(RefusedError, match="consented to"):
+        Roster.of(document, hub=HUB_KEYS.root.public)
+    with pytest.raises(StudyError, match="another researcher"):
+        roster(bundle(), researcher_root=eve.root.public)
+
+
 def test_only_the_pinned_hub_makes_rosters() -> None:
     document = roster(bundle()).sign(Identity.create(HUB, role="hub", now=0.0).root)
     with pytest.raises(RefusedError):
@@ -171,7 +219,12 @@ def test_sites_whose_models_differ_cannot_start(what: str, value: object) -> Non
 
 def test_behind_a_broker_no_name_and_no_exact_count_is_told() -> None:
     study = bundle()
-    consents = [(s, grant(s, study, rows=Rows(31, 0, 1)).sign(SITES[s].root)) for s in SITES]
+    names = {"north": "site-2", "south": "site-1"}
+    keys = {s: Identity.create(name, role="site", now=0.0) for s, name in names.items()}
+    consents = [
+        (s, grant(s, study, rows=Rows(31, 0, 1), certificate=k.certificate).sign(k.root))
+        for s, k in keys.items()
+    ]
     made = make_roster(
         study,
         consents,
@@ -179,7 +232,7 @@ def test_behind_a_broker_no_name_and_no_exact_count_is_told() -> None:
         researcher=RESEARCHER.certificate,
         nonce="00" * 16,
         now=5.0,
-        pseudonyms={"north": "site-2", "south": "site-1"},
+        pseudonyms=names,
     )
     assert [(seat.site, seat.rows, seat.grant) for seat in made.seats] == [
         ("site-2", 40, None),

@@ -119,6 +119,8 @@ class Machine:
             dataset="d",
             fingerprint="00" * 32,
             purpose=self.bundle.study.study.purpose,
+            researcher=self.researcher.name,
+            researcher_root=self.researcher.root.public,
             rows=Rows(len(records.train), len(records.validation), len(records.test)),
             inputs=tuple(records.train.x.shape[1:]),
             rounds=max(self.bundle.study.plan.rounds, 1),

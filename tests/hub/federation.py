@@ -110,7 +110,8 @@ class Federation:
             name = self.service.pseudonyms.of(digest)[site]
             identity = Identity.create(name, role="site", now=self.clock())
             self.study_keys[site] = identity
-        grant = consent_of(site, identity, digest, now=self.clock())
+        ada = self.identities["ada"]
+        grant = consent_of(site, identity, digest, ada=ada, now=self.clock())
         return replace(grant, **changes).sign(identity.root)
 
     def started(self, sites: Sequence[str]) -> Run:
@@ -169,7 +170,7 @@ class Federation:
         self.service = HubService(HubFolder.at(folder.folder), clock=self.clock)
 
 
-def consent_of(site: str, identity: Identity, digest: str, *, now: float) -> Grant:
+def consent_of(site: str, identity: Identity, digest: str, *, ada: Identity, now: float) -> Grant:
     """Return a consent to the small study."""
     return Grant(
         study=digest,
@@ -178,6 +179,8 @@ def consent_of(site: str, identity: Identity, digest: str, *, now: float) -> Gra
         dataset="records",
         fingerprint="0" * 64,
         purpose="Show how it works.",
+        researcher=ada.name,
+        researcher_root=ada.root.public,
         rows=Rows(103, 10, 20),
         inputs=(1,),
         rounds=3,

@@ -35,6 +35,8 @@ def grant(site: str, keys: Identity | None = None, bundle: Bundle = BUNDLE) -> D
         dataset="records",
         fingerprint="00" * 32,
         purpose="p",
+        researcher="ada",
+        researcher_root=ADA.root.public,
         rows=Rows(33, 0, 10),
         inputs=(2,),
         rounds=3,
@@ -57,15 +59,14 @@ def offer(document: Document | None, decision: str = "approved") -> Offer:
     )
 
 
-def roster(grants: dict[str, Document], pseudonyms: dict[str, str] | None = None) -> Roster:
+def roster(grants: dict[str, Document], bundle: Bundle = BUNDLE) -> Roster:
     return make_roster(
-        BUNDLE,
+        bundle,
         list(grants.items()),
         hub=HUB_KEYS.certificate,
         researcher=ADA.certificate,
         nonce="0" * 32,
         now=1.0,
-        pseudonyms=pseudonyms,
     )
 
 
@@ -74,7 +75,7 @@ def hosted(said: Roster, bundle: Bundle = BUNDLE) -> HostedRun:
 
 
 def check(said: Roster, kept: Offer) -> Seat:
-    return check_run(hosted(said), kept, keys=SITES["aachen"])
+    return check_run(hosted(said), kept, keys=SITES["aachen"], broker=False)
 
 
 def test_what_was_approved_is_carried() -> None:
@@ -106,6 +107,15 @@ def seat_of(said: Roster, **changes: object) -> Roster:
     return replace(said, seats=(replace(mine, **changes), other))  # type: ignore[arg-type]
 
 
+def other_seat_of(said: Roster, **changes: object) -> Roster:
+    mine, other = said.seats
+    return replace(said, seats=(mine, replace(other, **changes)))  # type: ignore[arg-type]
+
+
+OTHER_ADA = Identity.create("ada", role="researcher", now=0.0)
+BONN = Identity.create("bonn", role="researcher", now=0.0)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -113,7 +123,15 @@ def seat_of(said: Roster, **changes: object) -> Roster:
         (lambda r: replace(r, layout=Layout(LAYOUT.specs[:1])), "another layout"),
         (lambda r: replace(r, inputs=(3,)), "another inputs"),
         (lambda r: replace(r, hosts={PartyId("@aggregator"): "bonn"}), "carried by bonn"),
-        (lambda r: seat_of(r, trains=False), "does not say of this site"),
+        (lambda r: replace(r, hosts={}), "@aggregator is carried by nobody"),
+        (lambda r: replace(r, hosts={**r.hosts, PartyId("@clerk"): HUB}), "@clerk is carried"),
+        (lambda r: seat_of(r, trains=False), "whether aachen trains"),
+        (lambda r: other_seat_of(r, trains=False), "whether bonn trains"),
+        (lambda r: replace(r, seats=r.seats[::-1]), "among other sites"),
+        (lambda r: replace(r, researcher=OTHER_ADA.certificate), "another researcher"),
+        (lambda r: replace(r, researcher=BONN.certificate), "researcher is called"),
+        (lambda r: replace(r, researcher=HUB_KEYS.certificate), "researcher is called"),
+        (lambda r: replace(r, broker=True), "an honest broker starts"),
         (lambda r: seat_of(r, rows=330), "aachen consented to"),
         (lambda r: seat_of(r, grant=None), "no consent of aachen"),
         (lambda r: replace(r, seats=(r.seats[0],)), "among other sites"),
@@ -123,6 +141,18 @@ def seat_of(said: Roster, **changes: object) -> Roster:
 def test_a_roster_that_says_something_else(change: Callable[[Roster], Roster], why: str) -> None:
     with pytest.raises(CohortiumError, match=why):
         check(change(roster(GRANTS)), offer(GRANTS["aachen"]))
+
+
+def test_a_host_that_the_study_names_cannot_be_left_out() -> None:
+    text = study(plan='sites = ["aachen", "bonn"]\nhosts = {"@aggregator" = "bonn"}')
+    bundle = parse(text, {}, where="study")
+    grants = {site: grant(site, bundle=bundle) for site in SITES}
+    said = roster(grants, bundle=bundle)
+    kept = replace(offer(grants["aachen"]), digest=bundle.digest)
+    keys = SITES["aachen"]
+    check_run(hosted(said, bundle), kept, keys=keys, broker=False)
+    with pytest.raises(RefusedError, match="@aggregator is carried by nobody"):
+        check_run(hosted(replace(said, hosts={}), bundle), kept, keys=keys, broker=False)
 
 
 def test_a_roster_that_somebody_else_signed() -> None:
@@ -146,8 +176,14 @@ def test_behind_a_broker_rows_are_rounded_and_names_are_not_ones_own() -> None:
     )
     kept = replace(offer(grants["aachen"]), digest=bundle.digest)
     run = hosted(said, bundle)
-    seat = check_run(run, kept, keys=keys["aachen"])
+    seat = check_run(run, kept, keys=keys["aachen"], broker=True)
     assert (seat.site, seat.rows, seat.grant) == (SiteId("site-2"), 40, None)
     told = replace(said, seats=tuple(replace(s, rows=s.rows + 10) for s in said.seats))
     with pytest.raises(RefusedError, match="does not say of this site"):
-        check_run(hosted(told, bundle), kept, keys=keys["aachen"])
+        check_run(hosted(told, bundle), kept, keys=keys["aachen"], broker=True)
+    with pytest.raises(RefusedError, match="an honest broker starts"):
+        check_run(run, kept, keys=keys["aachen"], broker=False)
+    eve = Identity.create("eve", role="researcher", now=0.0).certificate
+    sent = hosted(replace(said, researcher=eve), bundle)
+    with pytest.raises(RefusedError, match="another researcher"):
+        check_run(sent, kept, keys=keys["aachen"], broker=True)

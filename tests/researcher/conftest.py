@@ -146,7 +146,9 @@ def run(*changes: tuple[str, str]) -> Ran:
         name: Identity.create(name, role=role, now=NOW)
         for name, role in [(HUB, "hub"), ("rosa", "researcher"), *((s, "site") for s in ROWS)]
     }
-    consents = [(site, grant(bundle.digest, hosts[site], result)) for site in ROWS]
+    consents = [
+        (site, grant(bundle.digest, hosts[site], result, rosa=hosts["rosa"])) for site in ROWS
+    ]
     roster = make_roster(
         bundle,
         consents,
@@ -169,7 +171,7 @@ def records() -> dict[str, Any]:
     return found
 
 
-def grant(study: str, site: Identity, result: Result) -> Document:
+def grant(study: str, site: Identity, result: Result, *, rosa: Identity) -> Document:
     """Return a site's consent."""
     consent = Grant(
         study=study,
@@ -178,6 +180,8 @@ def grant(study: str, site: Identity, result: Result) -> Document:
         dataset="records",
         fingerprint="f" * 64,
         purpose="See a result come across a network.",
+        researcher=rosa.name,
+        researcher_root=rosa.root.public,
         rows=Rows(result.sites[site.name], 0, ROWS[site.name] - result.sites[site.name]),
         inputs=(2,),
         rounds=100,

@@ -37,6 +37,8 @@ class Grant:
         fingerprint: of the records, keyed with a secret of the site: it tells that records have
             changed, and nothing about them.
         purpose: the study's purpose, as it was read.
+        researcher: who gets the result, as the hub said when the study was read.
+        researcher_root: the key that certifies the researcher's working keys.
         rows: how many rows the study uses here.
         inputs: shape of one row.
         rounds: the most rounds that the site takes part in.
@@ -54,6 +56,8 @@ class Grant:
     dataset: str
     fingerprint: str
     purpose: str
+    researcher: str
+    researcher_root: str
     rows: Rows
     inputs: tuple[int, ...]
     rounds: int
@@ -91,12 +95,17 @@ class Grant:
             found = cls(**body)
             texts = (found.study, found.site, found.dataset, found.fingerprint, found.purpose)
             pairs = [*texts, found.initial, found.initial_blob, *found.environment.values()]
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            pairs += [found.researcher, found.researcher_root]
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise RefusedError(f"a grant that cannot be read ({type(error).__name__})") from error
         if not all(isinstance(text, str) for text in pairs):
             raise RefusedError("a grant with something else where a text belongs")
         found.certificate.check(document.key)
         return found
+
+    def names(self, researcher: Certificate) -> bool:
+        """Tell whether the consent is to a study of a researcher, under the same root key."""
+        return (self.researcher, self.researcher_root) == (researcher.name, researcher.root)
 
     def refusal(self, *, study: str, round_: int, now: float) -> str:
         """Return why the consent does not cover a round at a time; empty if it does."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cohortium.data.names import SITE_NAME
 from cohortium.errors import Problem, RefusedError, StudyError
 from cohortium.governance.grant import Grant, layout_of, specs
 from cohortium.identity import Certificate, Document, SigningKey
@@ -159,16 +160,26 @@ class Roster:
                 researcher=Certificate.from_json(body["researcher"]),
                 hub=Certificate.from_json(body["hub"]),
             )
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise RefusedError(f"a roster that cannot be read ({type(error).__name__})") from error
         found._check(hub)
         return found
 
     def _check(self, hub: str) -> None:
         self.hub.check(hub)
-        if len({seat.site for seat in self.seats}) != len(self.seats):
+        if (self.hub.name, self.hub.role) != (HUB, "hub"):
+            raise RefusedError("the roster holds a certificate that is not the hub's")
+        self.researcher.check(self.researcher.root)
+        sites = {seat.site for seat in self.seats}
+        if len(sites) != len(self.seats):
             raise RefusedError("the roster names a site twice")
+        if self.researcher.name in {HUB, *sites}:
+            raise RefusedError(f"the roster's researcher is called {self.researcher.name}")
         for seat in self.seats:
+            if not SITE_NAME.fullmatch(seat.site):
+                raise RefusedError(f"{seat.site!r} in the roster is not a site's name")
+            if seat.certificate.name != seat.site:
+                raise RefusedError(f"{seat.site} has a certificate of {seat.certificate.name!r}")
             seat.certificate.check(seat.certificate.root)
             if seat.grant is None and self.broker:
                 continue
@@ -178,6 +189,8 @@ class Roster:
             same = (grant.site, grant.rows.train, grant.certificate.root, grant.study)
             if same != (seat.site, seat.rows, seat.certificate.root, self.study):
                 raise RefusedError(f"the roster does not say what {seat.site} consented to")
+            if not grant.names(self.researcher):
+                raise RefusedError(f"{seat.site} consented to a study of another researcher")
 
 
 _PLAIN = ("study", "nonce", "initial", "initial_blob", "broker", "time")
@@ -215,7 +228,9 @@ def make_roster(
     study, where = bundle.study, bundle.study.study.name
     grants = {site: Grant.of(document) for site, document in consents}
     named = pseudonyms or {site: site for site in grants}
-    _check_alike([(named[site], grant) for site, grant in grants.items()], where)
+    consenting = [(named[site], grant) for site, grant in grants.items()]
+    _check_alike(consenting, where)
+    _check_researcher(consenting, researcher, where=where)
     only = frozenset(study.plan.evaluation_only)
     documents = dict(consents)
     seats = tuple(
@@ -243,10 +258,14 @@ def make_roster(
         broker=pseudonyms is not None,
         time=now,
     )
-    sites = {PartyId(seat.site) for seat in seats}
-    chosen: Mapping[str, str] = study.plan.hosts
-    others = (party for party in roster.plan(bundle).parties if party not in sites)
-    return replace(roster, hosts={party: chosen.get(party, HUB) for party in others})
+    return replace(roster, hosts=hosts_of(bundle, roster.plan(bundle)))
+
+
+def hosts_of(bundle: Bundle, plan: Plan) -> Mapping[PartyId, str]:
+    """Return who carries the parties that are no sites: whom the study names, else the hub."""
+    chosen: Mapping[str, str] = bundle.study.plan.hosts
+    sites = {PartyId(site) for site in plan.rows}
+    return {party: chosen.get(party, HUB) for party in plan.parties if party not in sites}
 
 
 def _seat(entry: Mapping[str, Any]) -> Seat:
@@ -280,6 +299,16 @@ def _check_alike(grants: Sequence[tuple[str, Grant]], where: str) -> None:
                 expected = f"that of {name} ({_versions(first)})"
                 advice = "Bring both to the same versions, and let that site approve again"
                 raise StudyError(Problem(where, what, got, expected, advice))
+
+
+def _check_researcher(
+    grants: Sequence[tuple[str, Grant]], researcher: Certificate, *, where: str
+) -> None:
+    """Refuse a researcher who joined anew, under another key, since a site was asked."""
+    for site, grant in grants:
+        if not grant.names(researcher):
+            got, expected = f"another researcher, at {site}", f"{researcher.name}, by today's key"
+            raise StudyError(Problem(where, "researcher", got, expected, "Let it approve again"))
 
 
 def _versions(grant: Grant) -> str:

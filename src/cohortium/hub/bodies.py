@@ -217,6 +217,7 @@ class Study(BaseModel):
     name: str
     purpose: str
     submitted_by: str
+    submitter_root: str
     submitted_at: float
     status: str
     reason: str

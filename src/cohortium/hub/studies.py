@@ -428,6 +428,7 @@ class Studies:
             "name": row.name,
             "purpose": row.purpose,
             "submitted_by": row.submitted_by,
+            "submitter_root": self._registry.get(row.submitted_by).root,
             "submitted_at": row.submitted_at,
             "status": row.status,
             "reason": row.reason,

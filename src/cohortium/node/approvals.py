@@ -100,7 +100,9 @@ class Approvals:
         offer, study, bundle = self._opened(text)
         records = self._records(dataset)
         trial = self._tried(bundle, records, self._name(study))
-        grant = self._grant(bundle, records, trial, keys=self.identity, rounds=None, until=None)
+        grant = self._grant(
+            study, bundle, records, trial=trial, keys=self.identity, rounds=None, until=None
+        )
         described = trial.description
         return {
             "study": bundle.study.study.name,
@@ -144,7 +146,7 @@ class Approvals:
         keys = self._keys(offer, study)
         path, blob = self.site.bundles.keep_initial(offer.digest, trial.initial)
         grant = self._grant(
-            bundle, records, trial, keys=keys, rounds=rounds, until=until, blob=blob
+            study, bundle, records, trial=trial, keys=keys, rounds=rounds, until=until, blob=blob
         )
         document = grant.sign(keys.root)
         self.client.upload(blob, path)
@@ -199,10 +201,11 @@ class Approvals:
 
     def _grant(
         self,
+        study: Mapping[str, Any],
         bundle: Bundle,
         records: Registered,
-        trial: Trial,
         *,
+        trial: Trial,
         keys: Identity,
         rounds: int | None,
         until: float | None,
@@ -217,6 +220,8 @@ class Approvals:
             dataset=records.dataset.name,
             fingerprint=records.fingerprint,
             purpose=bundle.study.study.purpose,
+            researcher=str(study["submitted_by"]),
+            researcher_root=str(study["submitter_root"]),
             rows=Rows(summary.train, summary.validation, summary.test),
             inputs=trial.prepared.raw.train.x.shape[1:],
             rounds=max(bundle.study.plan.rounds, 1) if rounds is None else rounds,

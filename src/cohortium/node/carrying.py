@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cohortium.errors import RefusedError
 from cohortium.governance.grant import Grant
-from cohortium.governance.roster import HUB, PRIVATE_STEP, Seat
+from cohortium.governance.roster import PRIVATE_STEP, Seat, hosts_of
 from cohortium.host.courier import Courier
 from cohortium.host.host import Host
 from cohortium.host.journal import SqlJournal
@@ -27,7 +27,7 @@ from cohortium.transport.envelope import Frame
 from cohortium.types import PartyId
 
 
-def check_run(run: HostedRun, offer: Offer, *, keys: Identity) -> Seat:
+def check_run(run: HostedRun, offer: Offer, *, keys: Identity, broker: bool) -> Seat:
     """Check that a run is what this site consented to; return its seat.
 
     The hub's signature, and the other sites', were checked when the roster was read.
@@ -36,6 +36,7 @@ def check_run(run: HostedRun, offer: Offer, *, keys: Identity) -> Seat:
         run: as the hub's roster says.
         offer: this site's own copy of the study, and of its answer.
         keys: under which it consented.
+        broker: whether the hub was an honest broker when this site joined.
 
     Raises:
         RefusedError: it is not, and why.
@@ -46,30 +47,39 @@ def check_run(run: HostedRun, offer: Offer, *, keys: Identity) -> Seat:
     seat = next((s for s in roster.seats if s.certificate.root == keys.root.public), None)
     if seat is None or seat.site != keys.name:
         raise RefusedError("the roster does not hold this site under its own key")
-    _check_seat(seat, grant, offer.grant, broker=roster.broker, run=run)
+    if roster.broker != broker:
+        told, pinned = (("no", "an")[is_broker] for is_broker in (roster.broker, broker))
+        raise RefusedError(f"{told} honest broker starts the run; this site joined {pinned} one")
+    _check_seat(seat, grant, offer.grant, broker=broker)
+    if not grant.names(roster.researcher):
+        raise RefusedError("the run is another researcher's than was approved")
     for what in ("layout", "initial", "inputs"):
         if getattr(roster, what) != getattr(grant, what):
             raise RefusedError(f"the run has another {what} than was approved")
     plan = run.bundle.study.plan
     if plan.sites is not None and tuple(seat.site for seat in roster.seats) != plan.sites:
         raise RefusedError("the run is among other sites than the study names")
-    chosen: Mapping[str, str] = plan.hosts
-    for party, host in roster.hosts.items():
-        if host != chosen.get(party, HUB):
-            raise RefusedError(f"{party} is carried by {host}, which is not what was approved")
+    for other in roster.seats:
+        if other.trains == (other.site in plan.evaluation_only):
+            raise RefusedError(f"the study says otherwise whether {other.site} trains")
+    _check_hosts(roster.hosts, hosts_of(run.bundle, run.plan))
     return seat
 
 
-def _check_seat(
-    seat: Seat, grant: Grant, document: Document, *, broker: bool, run: HostedRun
-) -> None:
+def _check_hosts(told: Mapping[PartyId, str], approved: Mapping[PartyId, str]) -> None:
+    for party in sorted({*told, *approved}):
+        if told.get(party) != approved.get(party):
+            host = told.get(party, "nobody")
+            raise RefusedError(f"{party} is carried by {host}, which is not what was approved")
+
+
+def _check_seat(seat: Seat, grant: Grant, document: Document, *, broker: bool) -> None:
     rows = grant.rows.train
     if broker:
         rows = -(-rows // PRIVATE_STEP) * PRIVATE_STEP
     elif seat.grant != document:
         raise RefusedError("the roster holds another consent than this site gave")
-    trains = seat.site not in run.bundle.study.plan.evaluation_only
-    if (seat.rows, seat.trains) != (rows, trains):
+    if seat.rows != rows:
         raise RefusedError("the roster does not say of this site what it consented to")
 
 

@@ -438,7 +438,8 @@ class Session:
         """Return a run after checking it against this site's own copy of the study and consent."""
         offer = self._site.consents.get(study)
         run = HostedRun.of(document, self._site.bundles.load(study), hub=self._root)
-        check_run(run, offer, keys=self._keys(offer))
+        broker = bool(self._home.hub()["broker"])
+        check_run(run, offer, keys=self._keys(offer), broker=broker)
         return run
 
     def _refuse(self, run: str, study: str, document: Document, *, reason: str) -> None:
