@@ -190,8 +190,8 @@ class Plan:
             plan = self._lay(round_)
             for lower in self.passes:
                 plan = lower(plan)
-            if len(cached) >= CACHED:
-                cached.pop(min(list(cached)), None)
+            if len(cached) >= CACHED:  # the oldest laid: who lags behind goes back
+                cached.pop(next(iter(list(cached))), None)
             cached[round_] = plan
         return plan
 
