@@ -208,6 +208,29 @@ def until_quiet(value: Any) -> Any:
         before = now
 
 
+def test_a_consent_is_to_one_run(alliance: Federation) -> None:
+    """A hub that starts a study again needs another approval, whatever its own tables say."""
+    digest = alliance.approved(study(rounds=1))
+    a, b = alliance.nodes.values()
+
+    def again() -> str:
+        until(lambda: alliance.researcher().call("GET", path)["status"] == "finished")
+        with closing(sqlite3.connect(alliance.hub.folder.folder / "hub.sqlite")) as database:
+            database.execute("UPDATE studies SET status = 'open', run = ''")
+            database.commit()
+        return alliance.start(digest)
+
+    path = f"/v1/studies/{digest}"
+    with a.up(), b.up():
+        assert ended(a, alliance.start(digest)) == "finished"
+        run = again()
+        assert [ended(a, run), ended(b, run)] == ["refused", "refused"]
+    with opened(a.home) as site:
+        known = site.runs.get(run)
+    assert known is not None
+    assert "approve it again" in known.reason
+
+
 def test_a_study_is_paused_and_goes_on(alliance: Federation) -> None:
     digest = alliance.approved(study(rounds=40))
     a, b = alliance.nodes.values()

@@ -57,13 +57,18 @@ class Runs:
     engine: Engine
     clock: Callable[[], float] = time.time
 
-    def add(self, run: str, study: str, roster: Document, *, refusal: str = "") -> None:
-        """Keep a new run, or one in which this node does not take part, and why."""
+    def add(
+        self, run: str, study: str, roster: Document, *, consent: str = "", refusal: str = ""
+    ) -> None:
+        """Keep a new run with the digest of the consent to it, or one in which this node does not
+        take part, and why.
+        """
         now = self.clock()
         new = insert(RUNS).values(
             run=run,
             study=study,
             roster=roster.to_json(),
+            consent=consent,
             status="refused" if refusal else "running",
             reason=refusal,
             trouble="",
@@ -73,6 +78,12 @@ class Runs:
         )
         with writing(self.engine) as connection:
             connection.execute(new)
+
+    def used(self, consent: str) -> bool:
+        """Tell whether a run has begun on a consent, by its digest."""
+        with reading(self.engine) as connection:
+            query = select(RUNS.c.run).where(RUNS.c.consent == consent)
+            return connection.execute(query).first() is not None
 
     def get(self, run: str) -> KnownRun | None:
         """Return a run, or None where it is not known here."""

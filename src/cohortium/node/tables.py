@@ -51,6 +51,7 @@ RUNS = Table(
     Column("run", String(32), primary_key=True),
     Column("study", String(64), nullable=False, index=True),
     Column("roster", JSON, nullable=False),
+    Column("consent", String(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("trouble", Text, nullable=False),
@@ -59,4 +60,5 @@ RUNS = Table(
     Column("changed", Float, nullable=False),
 )
 """Runs that this node takes part in. `status`: "running", "paused", "finished", "stopped", "failed"
-or "refused". `trouble`: what last went wrong here."""
+or "refused". `consent`: digest of the grant that it began on, which serves no other; empty where it
+was refused. `trouble`: what last went wrong here."""

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("run", sa.String(32), primary_key=True),
         sa.Column("study", sa.String(64), nullable=False, index=True),
         sa.Column("roster", sa.JSON, nullable=False),
+        sa.Column("consent", sa.String(64), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("trouble", sa.Text, nullable=False),
