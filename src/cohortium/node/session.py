@@ -351,10 +351,21 @@ class Session:
 
     def _frame(self, frame: Frame) -> list[Document]:
         self._metrics.frames.inc()
-        carrier = self._carriers.get(frame.run)
-        receipts = [] if carrier is None else carrier.deliver(frame)
+        carrier, receipts = self._carriers.get(frame.run), list[Document]()
+        if carrier is not None:
+            with self._unless_over(frame.run):
+                receipts = carrier.deliver(frame)
         self._courier.forget(frame.blob)
         return receipts
+
+    @contextmanager
+    def _unless_over(self, run: str) -> Iterator[None]:
+        """Drop mail of a run that ends here at this moment: nobody needs it any more."""
+        try:
+            yield
+        except Closed:
+            if run in self._carriers:  # it is the session that ends
+                raise
 
     def _notice(self, notice: Mapping[str, Any]) -> None:
         match notice.get("kind"):
@@ -407,9 +418,10 @@ class Session:
         carrier = self._carriers.get(run)
         if carrier is None:
             return
-        carrier.control(notice)
-        if op in ("pause", "resume"):
-            self._site.runs.set(run, status="paused" if op == "pause" else "running")
+        with self._unless_over(run):
+            carrier.control(notice)
+            if op in ("pause", "resume"):
+                self._site.runs.set(run, status="paused" if op == "pause" else "running")
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -525,14 +537,14 @@ class Session:
                 self._client.call("POST", f"/v1/runs/{run}/end", body)
         except (RefusedError, UnreachableError) as error:
             self._log.warning("the hub was not told of the end", run=run, reason=str(error))
+        ended = {"status": state.status, "round": state.round, "reason": state.reason}
+        with self._unless_refused():  # else it ends once more after the next start
+            self._site.runs.set(run, **ended)
+        self._carriers.pop(run, None)
         carrier.close()
         work = self._works.pop(run, None)
         if work is not None:
             work.stop()
-        self._carriers.pop(run, None)
-        ended = {"status": state.status, "round": state.round, "reason": state.reason}
-        with self._unless_refused():  # else it ends once more after the next start
-            self._site.runs.set(run, **ended)
         self._log.info("run ended", run=run, study=study[:12], status=state.status)
         if state.status == "stopped":
             self._tell_stopped(study)
