@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,26 @@ def test_studies_are_found_by_name_and_by_digest(alliance: Federation, node: Nod
         assert approvals.find(digest[:8]).digest == digest
         with pytest.raises(ArgumentError, match="study list"):
             approvals.find("nowhere")
+
+
+def test_a_study_goes_by_its_own_name(alliance: Federation, node: Node) -> None:
+    digest = alliance.submit(study("renamed"))
+    with closing(sqlite3.connect(alliance.hub.folder.folder / "hub.sqlite")) as database:
+        database.execute("UPDATE studies SET name = 'harmless' WHERE digest = ?", [digest])
+        database.commit()
+    with node.approvals() as approvals, pytest.raises(RefusedError, match="own name is 'renamed'"):
+        approvals.show("harmless")
+
+
+def test_a_name_that_looks_like_another_study_s_digest(alliance: Federation, node: Node) -> None:
+    digest = alliance.submit(study("looked-for"))
+    whole, short = (alliance.submit(study(name)) for name in (digest, digest[:8]))
+    with node.approvals() as approvals:
+        assert approvals.find(digest).digest == digest
+        assert approvals.find(whole[:16]).digest == whole
+        with pytest.raises(ArgumentError, match="of which there are 2"):
+            approvals.find(digest[:8])
+        assert approvals.find(short).name == digest[:8]
 
 
 def test_a_study_that_is_submitted_again_asks_again(alliance: Federation, node: Node) -> None:

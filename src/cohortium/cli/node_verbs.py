@@ -111,7 +111,9 @@ def study_approve(
 ) -> None:
     """Sign a consent, after showing to what."""
     if not yes:
-        _show(admin.study_show(home, wanted))
+        shown = admin.study_show(home, wanted)
+        wanted = shown["digest"]  # what is signed is what was read, whatever its name is by then
+        _show(shown)
         _leaves(admin.preview(home, wanted, dataset=dataset))
         if not typer.confirm("\nSign this site's consent to exactly this?"):
             console.print("Nothing was signed.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cohortium.errors import ArgumentError, Problem
+from cohortium.errors import ArgumentError, Problem, RefusedError
 from cohortium.governance.grant import Grant, Rows
 from cohortium.identity import Document, Identity
 from cohortium.node import asking
@@ -176,7 +176,11 @@ class Approvals:
     def _opened(self, text: str) -> tuple[Offer, Mapping[str, Any], Bundle]:
         offer = self.find(text)
         study = self.client.call("GET", f"/v1/studies/{offer.digest}")
-        return offer, study, self.site.bundles.fetch(study, self.client)
+        bundle = self.site.bundles.fetch(study, self.client)
+        if bundle.study.study.name != offer.name:
+            named = bundle.study.study.name
+            raise RefusedError(f"the hub calls the study {offer.name!r}; its own name is {named!r}")
+        return offer, study, bundle
 
     def _name(self, study: Mapping[str, Any]) -> str:
         """Return this site's name in a study: a pseudonym behind an honest broker."""

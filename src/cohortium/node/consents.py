@@ -99,9 +99,10 @@ class Consents:
             ArgumentError: no such study, or several.
         """
         there = self.all()
-        found = [offer for offer in there if offer.name == text]
-        found = found or [
-            offer for offer in there if len(text) > 3 and offer.digest.startswith(text)
+        found = [offer for offer in there if offer.digest == text] or [
+            offer
+            for offer in there
+            if offer.name == text or (len(text) > 3 and offer.digest.startswith(text))
         ]
         if len(found) == 1:
             return found[0]
