@@ -316,6 +316,22 @@ CHANGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("opening", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f"])
+def test_a_certificate_of_a_key_that_nothing_can_be_closed_for_is_refused(opening: str) -> None:
+    certificate = Certificate.issue(
+        SITE.root,
+        name=SITE.name,
+        role=SITE.role,
+        signing=SITE.signing.public,
+        opening=opening,
+        serial=2,
+        now=NOW,
+    )
+
+    with pytest.raises(RefusedError, match="no X25519 key"):
+        certificate.check(SITE.root.public)
+
+
 @pytest.mark.parametrize("field", SITE.certificate.to_json())
 def test_no_field_of_a_certificate_can_be_changed(field: str) -> None:
     forged = replace(SITE.certificate, **{field: CHANGES[field]})

@@ -17,7 +17,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, TypeVar
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -169,6 +169,12 @@ def wrap(public: str, secret: bytes, info: bytes) -> bytes:
         return _SUITE.encrypt(secret, key, info)
     except ValueError:
         raise RefusedError(f"{public[:8]!r} is no X25519 key to close anything for") from None
+
+
+@lru_cache(maxsize=4096)
+def _check_opening(public: str) -> None:
+    """Refuse a point of low order: whoever sends to many would fail at this one's key."""
+    wrap(public, b"", b"")
 
 
 def key_id(public: str) -> str:
@@ -356,12 +362,14 @@ class Certificate:
 
         Raises:
             SignatureError: another key did, or a field was changed.
+            RefusedError: nothing can be closed for its opening key.
         """
         if self.root != root:
             raise SignatureError(
                 f"the certificate of {self.name} is by key {self.root[:8]}, not {root[:8]}"
             )
         verify(root, "certificate", self._signed, bytes.fromhex(self.signature))
+        _check_opening(self.opening)
 
     @property
     def _signed(self) -> bytes:
