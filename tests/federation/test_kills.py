@@ -83,8 +83,9 @@ def test_a_killed_process_goes_on_by_itself(
     study = consortium.write_study(next(SEEDS))
     digest = consortium.submit(study)
     consortium.approve(digest)
-    party = {"party": victim} if victim == EAST and fault["at"] in ("work", "journal") else {}
-    consortium.arm(**fault, **party)
+    if fault["at"] not in ("keep", "hand out"):
+        fault = {**fault, "party": {HUB: "@aggregator"}.get(victim, victim)}
+    consortium.arm(**fault)
     home = str(consortium.home("ada"))
     consortium.do("study", "start", digest, "--home", home, check=False)
     process = consortium.processes[victim]
