@@ -10,6 +10,7 @@ import pytest
 from tests.hub.federation import BIG, INITIAL, Federation, receipt
 
 from cohortium.errors import RefusedError
+from cohortium.hub import mailbox
 from cohortium.hub.runs import Run
 from cohortium.identity import SignatureError
 from cohortium.transport.envelope import Frame, open_frame
@@ -95,6 +96,19 @@ def test_mail_comes_in_order_and_in_parts(fed: Federation, run: Run) -> None:
 
     assert first + rest == sorted(first + rest)
     assert len(first) < 70 == len(first) + len(rest)
+
+
+def test_one_answer_holds_only_so_much(
+    fed: Federation, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in "xyz":
+        fed.post("a", fed.frame(run, "a", ["b"], step=step, size=2000)[0])
+    monkeypatch.setattr(mailbox, "LETTERS", 4000)
+
+    first = fed.seqs("b")
+
+    assert len(first) == 2
+    assert len(fed.seqs("b", first[-1])) == 1
 
 
 def test_an_acknowledgement_covers_all_before_it_and_nothing_after(
@@ -190,8 +204,9 @@ def test_each_reader_needs_a_key_and_nobody_else_has_one(fed: Federation, run: R
 
     with pytest.raises(RequestError, match="keys for b; expected one for each of @hub, b"):
         fed.post("a", replace(frame, to=("b", "@aggregator")))
-    with pytest.raises(RequestError, match="keys for ada, b; expected one for each of b"):
-        fed.post("a", replace(frame, keys={**frame.keys, "ada": frame.keys["b"]}))
+    both, _ = fed.frame(run, "a", ["b", "@aggregator"])
+    with pytest.raises(RequestError, match="keys for ada, b; expected one for each of @hub, b"):
+        fed.post("a", replace(both, keys={**frame.keys, "ada": frame.keys["b"]}))
 
 
 @pytest.mark.parametrize("change", [{"number": 9}, {"step": "other"}, {"inline": bytes(116)}])

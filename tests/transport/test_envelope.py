@@ -30,6 +30,7 @@ from cohortium.identity import (
 from cohortium.transport.envelope import (
     CHUNK,
     INLINE,
+    NAMES,
     TAG,
     Data,
     Frame,
@@ -255,7 +256,7 @@ def test_a_certificate_stands_for_its_own_host_only() -> None:
 CHANGES: dict[str, Any] = {
     "run": "f" * 32,
     "sender": "Bonn",
-    "to": ("Bonn",),
+    "to": ("@aggregator", "Kiel"),
     "number": 4,
     "kind": "model",
     "round": 3,
@@ -478,3 +479,20 @@ def test_a_frame_is_strictly_typed(field: str, value: object) -> None:
 def test_a_payload_is_in_the_frame_or_a_blob(said: dict[str, Any]) -> None:
     with pytest.raises(RefusedError, match="belong together"):
         Frame.from_json({**LONG.to_json(), **said})
+
+
+@pytest.mark.parametrize(
+    "to", [["Bonn", "Ulm", "Bonn"], [f"site-{i:05}" for i in range(NAMES // 10 + 1)]]
+)
+def test_readers_are_named_once_and_are_not_without_number(to: list[str]) -> None:
+    frame, _ = sealed([b"x"])
+
+    with pytest.raises(RefusedError, match="different names, of at most 100000 characters"):
+        Frame.from_json({**frame.to_json(), "to": to})
+
+
+def test_a_frame_has_no_more_keys_than_readers() -> None:
+    frame, _ = sealed([b"x"])
+
+    with pytest.raises(RefusedError, match="more keys than readers"):
+        Frame.from_json({**frame.to_json(), "to": ["Bonn"]})

@@ -29,7 +29,8 @@ from cohortium.transport.errors import ConflictError, RequestError, TooLargeErro
 from cohortium.types import PartyId
 
 AT_ONCE = 64
-"""The most messages in one answer."""
+LETTERS = 4 << 20
+"""The most messages in one answer; and how long it may be before the last one, in characters."""
 
 Message = dict[str, Any]
 """`{"seq", "kind": "frame" | "notice", "frame" | "notice": …}`."""
@@ -151,8 +152,14 @@ class Mailbox:
             .order_by(DELIVERIES.c.seq)
             .limit(AT_ONCE)
         )
+        found, size = list[Message](), 0
         with reading(self._engine) as connection:
-            return [_message(*row) for row in connection.execute(query)]
+            for seq, notice, frame in connection.execute(query):
+                found.append(_message(seq, notice, frame))
+                size += len(notice or frame or "")
+                if size > LETTERS:
+                    break
+        return found
 
     def acknowledge(self, member: str, after: int, receipts: Sequence[Document] = ()) -> None:
         """Forget what a member has, everything up to a number, and keep what it signed for it.

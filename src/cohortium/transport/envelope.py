@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from cohortium.errors import RefusedError
@@ -48,6 +48,9 @@ TAG = 16
 INLINE = 32 << 10
 """The largest ciphertext, in bytes, that travels in the frame and is no blob of its own."""
 
+NAMES = 100_000
+"""The most characters that the names of a frame's readers have together."""
+
 Data = bytes | bytearray | memoryview
 PartyName = Annotated[str, Field(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9 ._/-]{0,199}$")]
 StepName = Annotated[str, Field(pattern=r"^[ -~]{0,400}$")]
@@ -58,6 +61,12 @@ def _from_base64(value: object) -> object:
     return base64.b64decode(value, validate=True) if isinstance(value, str) else value
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names) or sum(map(len, names)) > NAMES:
+        raise ValueError(f"different names, of at most {NAMES} characters together")
+    return names
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Head:
     """What is sent, by whom, to whom.
@@ -65,7 +74,7 @@ class Head:
     Attributes:
         run: 32 hex digits.
         sender: the party that sends.
-        to: the parties that read it.
+        to: the parties that read it, each once.
         number: of the sender's releases in this run, from 1; 0 for what is no release.
         kind: a gate's release, a log entry, or a model.
         round: of the step.
@@ -75,7 +84,11 @@ class Head:
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     sender: PartyName
-    to: Annotated[tuple[PartyName, ...], Field(min_length=1, strict=False)]  # JSON has lists
+    to: Annotated[
+        tuple[PartyName, ...],
+        Field(min_length=1, strict=False),  # JSON has lists
+        AfterValidator(_distinct),
+    ]
     number: Count
     kind: Literal["release", "log", "model"]
     round: Count
@@ -125,6 +138,8 @@ class Frame(Head):
     def __post_init__(self) -> None:
         if len(self.inline) != (0 if self.blob else sealed_size(self.size)):
             raise RefusedError("a frame's size, blob and inline payload do not belong together")
+        if len(self.keys) > len(self.to):
+            raise RefusedError("a frame has more keys than readers")
 
     def check(self, certificate: Certificate) -> None:
         """Check that the host of a certificate signed this. The certificate is trusted.
