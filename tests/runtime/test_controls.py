@@ -299,7 +299,27 @@ def test_a_deadline_that_passes_in_a_pause_counts_when_it_ends() -> None:
     actor = at_work(made, CLERK)
     actor.handle(Paused(0.0))
     assert actor.handle(TimedOut(1, 0, "outcome", 1e5)) == []
-    assert sent(actor.handle(Resumed(2e5)), Closed) != []
+    [timer] = actor.handle(Resumed(2e5))  # long past: it goes off at once
+    assert isinstance(timer, Timer)
+    assert sent(actor.handle(TimedOut(1, 0, "outcome", max(2e5, timer.due))), Closed) != []
+
+
+def test_a_deadline_may_be_extended_while_it_has_passed_in_a_pause() -> None:
+    made = federation(Cyclic(), ROWS, on_shortfall="skip", evaluate_every=0)
+    actor = at_work(made, CLERK)
+    actor.handle(Paused(0.0))
+    actor.handle(TimedOut(1, 0, "outcome", 1e5))
+    actor.handle(Extended(2e5, 1e5))
+    [timer] = actor.handle(Resumed(1.5e5))
+    assert isinstance(timer, Timer)
+    assert timer.due > 2e5
+    assert actor.handle(TimedOut(1, 0, "outcome", 1.6e5)) == [timer]
+
+
+@pytest.mark.parametrize("seconds", [0.0, -60.0, float("nan")])
+def test_nothing_shortens_a_deadline(seconds: float) -> None:
+    actor = at_work(federation(Star(), ROWS), AGGREGATOR)
+    assert actor.handle(Extended(seconds, 0.0)) == []
 
 
 def test_a_pause_is_in_the_snapshot() -> None:

@@ -154,7 +154,6 @@ class Actor:
         self._released = snapshot.released
         self.away, self.paused = dict(snapshot.away), snapshot.paused
         self._out: set[PartyId] = set()
-        self._held = False
         self._candidates: dict[Sent, Params] = dict(snapshot.models)
         self._provisional: dict[str, tuple[object, Any]] = {}
         self._states: dict[str, State] = {s.previous: s for s in snapshot.states}
@@ -234,7 +233,7 @@ class Actor:
         self._opened = at
         self.gate.open_round()
         self._plan = self.agreement.plan.round(self.state)
-        self._progress, self._out, self._held = {}, set(), False
+        self._progress, self._out = {}, set()
         mine = self._plan.of_party.get(self.party, ())
         for step in mine:
             progress = self._progress[step.id] = Progress.of(step)
@@ -476,7 +475,6 @@ class Actor:
     def _fire(self, progress: Progress, at: float, effects: list[Effect]) -> None:
         step = progress.step
         if step.op == "outcome" and self.paused:
-            self._held = True
             return
         progress.settled = True
         void = progress.void
@@ -603,7 +601,7 @@ class Actor:
                 self._extend(event.seconds, effects)
             case Paused() if closes:
                 self.paused = True
-            case Resumed() if closes:
+            case Resumed() if self.paused:
                 self._resume(event.at, effects)
             case Stopped() if closes:
                 self._progress[self._plan.closing.id].settled = True
@@ -639,14 +637,17 @@ class Actor:
 
     def _extend(self, seconds: float, effects: list[Effect]) -> None:
         for progress in self._progress.values():
-            if progress.due is not None and not progress.settled:
+            if progress.due is not None and not progress.settled and seconds > 0:
                 self._wait(progress, progress.due + seconds, effects)
 
     def _resume(self, at: float, effects: list[Effect]) -> None:
+        """Close the round if all is there; ask for the timer again, which may have gone off."""
+        progress = self._progress[self._plan.closing.id]
         self.paused = False
-        if self._held:
-            self._held = False
-            self._fire(self._progress[self._plan.closing.id], at, effects)
+        if not progress.waiting:
+            self._fire(progress, at, effects)
+        elif progress.due is not None:
+            self._wait(progress, progress.due, effects)
 
 
 def _consensus_of(value: Value) -> Consensus:

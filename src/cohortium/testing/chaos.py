@@ -312,8 +312,9 @@ def _problems(made: Federation, wrong: Faults, found: History, calm: History) ->
         if state.reason != "stopped by the coordinator":
             yield from _unnamed(made, before, state)
         before = state
-    if found.told != found.states.keys():
-        yield f"nobody was told how the rounds {found.states.keys() - found.told} closed"
+    untold = found.states.keys() - found.told
+    if untold:
+        yield f"nobody was told how the rounds {sorted(untold)} closed"
     yield from _included(wrong, found)
     yield from _models(made, found, states)
 
