@@ -30,6 +30,7 @@ from tests.hub.running import (
 )
 
 from cohortium.errors import InvalidInputError
+from cohortium.hub.parties import Parties
 from cohortium.identity import Identity, Invitation
 from cohortium.transport.errors import (
     ConflictError,
@@ -79,6 +80,14 @@ def test_a_hub_tells_who_it_is_and_signs_it(module_hub: Hub) -> None:
 
 def test_a_hub_tells_whether_it_works(module_hub: Hub) -> None:
     assert Raw(module_hub)("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_a_hub_whose_runs_nobody_carries_does_not_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parties, "_run", lambda self: None)
+    with running(new_folder(tmp_path / "hub")) as hub:
+        assert error(Raw(hub)("GET", "/healthz")) == (503, "unavailable")
 
 
 def test_joining_from_a_code_to_a_signed_request(module_hub: Hub) -> None:

@@ -141,6 +141,20 @@ def test_frames_and_receipts_go_under_pseudonyms(fed: Federation) -> None:
         fed.service.mailbox.put_receipts(second, [own])
 
 
+def test_the_hub_may_have_new_keys_in_the_middle_of_a_run(fed: Federation) -> None:
+    run, [first, _] = fed.started(SITES), SITES
+    fed.service.folder.save_identity(fed.service.folder.identity.rotated(fed.clock()))
+    fed.restarted()
+    hub = fed.service.registry.identity
+    frame, _ = fed.frame(run, "@aggregator", [pseudonym(fed, first)], signer=hub)
+
+    assert fed.post("@hub", frame)
+    mine = receipt(run.id, pseudonym(fed, first), 1, by=hub)
+    fed.service.mailbox.put_receipts("@hub", [mine])
+
+    assert fed.service.mailbox.receipts(first, run.id, pseudonym(fed, first)) == [mine]
+
+
 def test_certificates_are_those_of_the_study(fed: Federation) -> None:
     run = fed.started(SITES)
     first, second = SITES

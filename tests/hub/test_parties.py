@@ -362,6 +362,27 @@ def test_a_fault_in_one_run_ends_in_the_log_and_the_others_go_on(
     assert "fault in a run" in [entry["event"] for entry in log.entries]
 
 
+def test_a_receipt_that_is_refused_stops_nobody(
+    fed: Federation, sites: Sites, monkeypatch: pytest.MonkeyPatch, log: LogCapture
+) -> None:
+    whole = Host.deliver
+
+    def deliver(host: Host, frame: Frame) -> Document | None:
+        receipt = whole(host, frame)
+        if receipt is None or host.party != "@aggregator":
+            return receipt
+        return Document.of("receipt", receipt.body, fed.identities["a"].signing)
+
+    monkeypatch.setattr(Host, "deliver", deliver)
+    with carried(fed.service) as parties:
+        run = fed.service.studies.start(fed.member("ada"), sites.bundle.digest)
+        sites.start(run)
+        sites.deliver(until=lambda: fed.service.runs.get(run.id).status == "finished")
+        assert parties.are_carried()
+
+    assert "receipts refused" in [entry["event"] for entry in log.entries]
+
+
 class Grants:
     """What the sites have consented to."""
 

@@ -40,6 +40,7 @@ from cohortium.transport.errors import (
     RequestError,
     TooLargeError,
     UnauthorisedError,
+    UnavailableError,
     UnknownError,
 )
 from cohortium.transport.nonces import Nonces
@@ -49,13 +50,17 @@ LONGEST_WAIT = 20.0
 """Seconds for which a new process may wait for its predecessor to be taken for dead."""
 
 
-def make_app(service: HubService, *, nonces: Nonces, metrics: Metrics | None = None) -> ASGIApp:
-    """Return the application that serves a hub."""
-    metrics = metrics or Metrics(service)
-    return Signed(make_api(service, metrics), service, nonces=nonces, metrics=metrics)
+def make_app(
+    service: HubService, *, nonces: Nonces, works: Callable[[], bool] = lambda: True
+) -> ASGIApp:
+    """Return the application that serves a hub; `works`: whether its own parties go on."""
+    metrics = Metrics(service)
+    return Signed(make_api(service, metrics, works), service, nonces=nonces, metrics=metrics)
 
 
-def make_api(service: HubService, metrics: Metrics) -> FastAPI:
+def make_api(
+    service: HubService, metrics: Metrics, works: Callable[[], bool] = lambda: True
+) -> FastAPI:
     """Return the API without signatures; `openapi()` describes it."""
     api = FastAPI(
         title="Cohortium hub",
@@ -74,7 +79,7 @@ def make_api(service: HubService, metrics: Metrics) -> FastAPI:
         SQLAlchemyError,
     ):
         api.add_exception_handler(kind, on_error)
-    _add_open(api, service, metrics)
+    _add_open(api, service, metrics, works)
     _add_members(api, service)
     _add_mail(api, service)
     _add_blobs(api, service)
@@ -120,10 +125,14 @@ Coordinator = Annotated[Member, Depends(_coordinator)]
 # --- for everybody ---
 
 
-def _add_open(api: FastAPI, service: HubService, metrics: Metrics) -> None:
+def _add_open(
+    api: FastAPI, service: HubService, metrics: Metrics, works: Callable[[], bool]
+) -> None:
     @api.get("/healthz", response_model=bodies.Health)
     def healthz() -> dict[str, str]:
-        """Tell whether the hub works: its database answers."""
+        """Tell whether the hub works: its database answers, and its parties are carried."""
+        if not works():
+            raise UnavailableError("runs that nobody carries", "a hub that works", _RESTART)
         with reading(service.engine) as connection:
             connection.execute(text("SELECT 1"))
         return {"status": "ok"}
@@ -151,6 +160,9 @@ def _add_open(api: FastAPI, service: HubService, metrics: Metrics) -> None:
     def join(body: bodies.Join) -> dict[str, Any]:
         """Become a member, with the secret of an invitation."""
         return service.registry.join(body.document, body.mac)
+
+
+_RESTART = "Start the hub again; its log says why"
 
 
 def _may_read_metrics(request: Request, authorization: str, token: str) -> bool:

@@ -135,7 +135,7 @@ class Mailbox:
         pinned = run.certificate(host)
         if pinned.serial == serial:
             return pinned
-        found = None if run.roster.broker else self._registry.certificate(host, serial)
+        found = None if run.hides(host) else self._registry.certificate(host, serial)
         if found is None or found.root != pinned.root:
             raise RequestError(f"certificate {serial} of {host}", "one that this run knows")
         return found
@@ -249,7 +249,7 @@ class Mailbox:
         host = run.hosts.get(member)
         if host is None or body["host"] != host or body["from"] not in run.parties:
             raise RequestError("a receipt of another host", "one of your own")
-        known = [] if run.roster.broker else self._registry.certificates(member)
+        known = [] if run.hides(host) else self._registry.certificates(member)
         keys = [certificate.signing for certificate in (run.certificate(host), *known)]
         document.check("receipt", document.key if document.key in keys else keys[-1])
         number = body["number"]

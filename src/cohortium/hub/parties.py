@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from cohortium.errors import CohortiumError
+from cohortium.errors import CohortiumError, RefusedError
 from cohortium.governance.roster import HUB
 from cohortium.host.courier import Closed
 from cohortium.host.host import Host
@@ -123,6 +123,10 @@ class Parties:
         """Go on with all runs where their journals stand, and take part in those to come."""
         self._thread.start()
 
+    def are_carried(self) -> bool:
+        """Tell whether the thread that carries them lives."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Stop; every journal is whole."""
         self._closed.set()
@@ -157,10 +161,18 @@ class Parties:
             receipts += self._survived(partial(self._take, message)) or []
         if messages:
             after = int(messages[-1]["seq"])
-            self._service.mailbox.acknowledge(HUB, after, receipts)
+            self._acknowledge(after, receipts)
         for run in list(self._hosts):
             self._survived(partial(self._look_after, run))
         return after
+
+    def _acknowledge(self, after: int, receipts: list[Document]) -> None:
+        """Forget what was taken in; a receipt that is refused is no reason to read it all again."""
+        try:
+            self._service.mailbox.acknowledge(HUB, after, receipts)
+        except RefusedError as error:
+            self._log.error("receipts refused", reason=str(error))
+            self._service.mailbox.acknowledge(HUB, after)
 
     def _survived(self, do: Callable[[], T]) -> T | None:
         """Let a fault in one run, whoever provoked it, end in the log: the others go on."""

@@ -51,6 +51,13 @@ class Run:
         """The parties of the plan."""
         return frozenset((*(seat.site for seat in self.roster.seats), *self.roster.hosts))
 
+    def hides(self, host: str) -> bool:
+        """Tell whether a host has a name and keys for this run alone: its own would tell who it is.
+
+        Behind an honest broker the sites do; the hub and the researcher are known to all.
+        """
+        return self.roster.broker and host not in (HUB, self.roster.researcher.name)
+
     def certificate(self, host: str) -> Certificate:
         """Return the certificate of a host that the roster holds."""
         if host == HUB:

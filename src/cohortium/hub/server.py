@@ -67,7 +67,9 @@ class HubServer:
             parties = Parties(service)
             parties.start()
             stack.callback(parties.close)
-            self._server = _Server(self._config(service, nonces, tls), service, self._ready)
+            self._server = _Server(
+                self._config(service, nonces, parties, tls), service, self._ready
+            )
             housekeeping = threading.Thread(target=self._keep_house, args=(service,), daemon=True)
             housekeeping.start()
             stack.callback(housekeeping.join)
@@ -98,9 +100,11 @@ class HubServer:
             for kind, handler in zip(kinds, before, strict=True):
                 signal.signal(kind, handler)
 
-    def _config(self, service: HubService, nonces: Nonces, tls: Tls) -> uvicorn.Config:
+    def _config(
+        self, service: HubService, nonces: Nonces, parties: Parties, tls: Tls
+    ) -> uvicorn.Config:
         config = uvicorn.Config(
-            make_app(service, nonces=nonces),
+            make_app(service, nonces=nonces, works=parties.are_carried),
             ssl_certfile=str(tls.certificate),
             ssl_keyfile=str(tls.key),
             log_config=None,
