@@ -41,6 +41,7 @@ from cohortium.node.site import opened
 from cohortium.node.work import StudyWork
 from cohortium.runtime.events import Done, Run
 from cohortium.runtime.simulation import simulate
+from cohortium.transport.client import HubClient
 from cohortium.transport.envelope import Frame
 from cohortium.transport.errors import ConflictError
 
@@ -491,6 +492,54 @@ def test_a_run_whose_hub_was_restored_from_an_old_backup_ends(
         with running(type(restored).at(restored.folder)):
             assert ended(a, run) == ended(b, run) != "finished"
     assert any("restored from a backup" in line["event"] for line in lines)
+
+
+def test_notices_that_nobody_can_read_end_no_node(alliance: Federation) -> None:
+    """Nor does a run of which the hub says nonsense; what is well-formed goes on."""
+    digest = alliance.approved(study(rounds=1))
+    notices: list[Any] = [
+        *({"kind": "run"}, {"kind": "run", "run": "../../v1/hub?"}, {"kind": "study"}, []),
+        *({"kind": "control", "op": "stop"}, {"kind": "study", "digest": "?" * 70}),
+    ]
+    with closing(sqlite3.connect(alliance.hub.folder.folder / "hub.sqlite")) as database:
+        insert = "INSERT INTO deliveries (host, notice) VALUES ('aachen', ?)"
+        database.executemany(insert, [[json.dumps(notice)] for notice in notices])
+        database.commit()
+    a, b = alliance.nodes.values()
+    with structlog.testing.capture_logs() as logs, a.up(), b.up():
+        run = alliance.start(digest)
+        assert [ended(a, run), ended(b, run)] == ["finished", "finished"]
+        until(lambda: not waiting_mail(alliance))
+    refused = [entry["reason"] for entry in logs if entry["event"] == "mail refused"]
+    assert len(refused) == len(notices)
+
+
+@pytest.mark.parametrize("told", [None, [], {"messages": []}, {"generation": "1", "messages": [7]}])
+def test_an_inbox_that_nobody_can_read_is_asked_for_again(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch, told: object
+) -> None:
+    monkeypatch.setattr("cohortium.node.agent.FIRST_PAUSE", 0.01)
+    node, answers = alliance.nodes["aachen"], [told]
+    call = HubClient.call
+
+    def odd(client: HubClient, method: str, path: str, *body: Any, **options: Any) -> Any:
+        if path in ("/v1/studies", "/v1/directory"):
+            return told
+        if path == "/v1/inbox" and answers:
+            return answers.pop()
+        return call(client, method, path, *body, **options)
+
+    monkeypatch.setattr(HubClient, "call", odd)
+    with structlog.testing.capture_logs() as logs, node.up():
+        until(lambda: not answers)
+        until(
+            lambda: any(entry["event"] == "the session broke off; trying again" for entry in logs)
+        )
+        monkeypatch.setattr(HubClient, "call", call)
+        digest = alliance.submit(study())
+        until(lambda: any(entry["event"] == "a study waits for approval" for entry in logs))
+    with opened(node.home) as site:
+        assert site.consents.get(digest).waits
 
 
 def test_two_studies_share_a_node(alliance: Federation) -> None:

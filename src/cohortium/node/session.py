@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from shutil import rmtree
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -41,7 +42,12 @@ from cohortium.node.work import StudyWork, make_worker
 from cohortium.plan.plan import State
 from cohortium.transport.blobs import FolderBlobs
 from cohortium.transport.envelope import Frame
-from cohortium.transport.errors import ConflictError, UnknownError, UnreachableError
+from cohortium.transport.errors import (
+    ConflictError,
+    UnauthorisedError,
+    UnknownError,
+    UnreachableError,
+)
 from cohortium.transport.nonces import Nonces
 from cohortium.worker.worker import Worker
 
@@ -64,6 +70,9 @@ CONTACT = 30.0
 ENDED = ("finished", "stopped", "failed")
 OUTCOME = 600.0
 """Seconds for which a run goes on here after the hub has said that it ended."""
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What comes of reading something that the hub made up."""
 
 TROUBLE = (OSError, SQLAlchemyError)
 """What a journal meets that may pass."""
@@ -223,14 +232,15 @@ class Session:
             mail = self._client.call("POST", "/v1/inbox", body, wait=POLL)
             self._receipts.drop(sent)
             self._seen()
-            if self._is_another(mail["generation"]):
+            generation, messages = _mail(mail)
+            if self._is_another(generation):
                 after = 0
                 continue
-            for message in mail["messages"]:
+            for seq, message in messages:
                 found = self._taken(message)
                 if found is None:
                     break
-                after = message["seq"]
+                after = seq
                 self._receipts.add(found)
 
     def _is_another(self, generation: str) -> bool:
@@ -248,10 +258,12 @@ class Session:
 
     def _look_around(self) -> None:
         """Learn what the hub offers, and what was started meanwhile."""
-        for study in self._client.call("GET", "/v1/studies"):
-            self._offered(study)
-            if study["run"] and study["status"] in ("running", "paused"):
-                self._begin(study["run"])
+        with self._refusing():
+            for study in self._client.call("GET", "/v1/studies"):
+                with self._refusing():
+                    self._offered(study)
+                    if study["run"] and study["status"] in ("running", "paused"):
+                        self._begin(str(study["run"]))
 
     def _tidy(self) -> None:
         """Drop journals of runs that ended long ago, and payloads that nobody asked for again."""
@@ -316,10 +328,11 @@ class Session:
     def _learn_addresses(self) -> None:
         """Ask where peers listen."""
         if self._links is not None:
-            found = self._client.call("GET", "/v1/directory")
-            self._links.addresses = {
-                each["name"]: each["address"] for each in found if not each["revoked"]
-            }
+            with self._refusing():
+                found = self._client.call("GET", "/v1/directory")
+                self._links.addresses = {
+                    each["name"]: each["address"] for each in found if not each["revoked"]
+                }
 
     def _certificate(self, host: str, serial: int | None, run: str) -> Certificate:
         """Return a host's certificate under the key that a run's roster pins for it."""
@@ -335,19 +348,28 @@ class Session:
     def _taken(self, message: Mapping[str, Any]) -> list[Document] | None:
         """Take in a message; return receipts, or None where it has to come again."""
         try:
-            if message["kind"] == "frame":
-                return self._frame(Frame.from_json(message["frame"]))
-            self._notice(message["notice"])
+            with self._refusing():
+                if message["kind"] == "frame":
+                    return self._frame(Frame.from_json(message["frame"]))
+                self._notice(message["notice"])
         except TROUBLE as error:
             kind = type(error).__name__
             self._log.error("mail cannot be kept; trying again", reason=kind, retry_s=RETRY)
             self._stopping.wait(RETRY)
             return None
+        return []
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Go on without something of the hub that is refused, or that cannot be read."""
+        try:
+            yield
         except (*TURNED_AWAY, UnreachableError):
             raise
         except CohortiumError as error:
             self._log.warning("mail refused", reason=str(error))
-        return []
+        except MALFORMED as error:
+            self._log.warning("mail refused", reason=f"malformed ({type(error).__name__})")
 
     def _frame(self, frame: Frame) -> list[Document]:
         self._metrics.frames.inc()
@@ -380,7 +402,7 @@ class Session:
 
     def _changed(self, digest: str) -> None:
         try:
-            study = self._client.call("GET", f"/v1/studies/{digest}")
+            study = self._client.call("GET", f"/v1/studies/{quote(digest, safe='')}")
         except UnknownError:  # it ended before anybody here had approved it
             self._site.consents.withdrawn(digest)
             return
@@ -432,7 +454,7 @@ class Session:
             if known.goes_on and run not in self._carriers:
                 self._carry(known)
             return
-        told = self._client.call("GET", f"/v1/runs/{run}")
+        told = self._client.call("GET", f"/v1/runs/{quote(run, safe='')}")
         document, study = Document.from_json(told["roster"]), str(told["study"])
         try:
             hosted = self._hosted(document, study)
@@ -575,6 +597,18 @@ class Session:
     def _count(self) -> None:
         self._metrics.runs.set(len(self._carriers))
         self._metrics.waiting.set(sum(offer.waits for offer in self._site.consents.all()))
+
+
+def _mail(told: Any) -> tuple[str, list[tuple[int, Any]]]:
+    """Return an inbox's generation, and its messages with their numbers.
+
+    Raises:
+        UnauthorisedError: it is none; as with what no hub signed, it may be better later.
+    """
+    try:
+        return str(told["generation"]), [(int(each["seq"]), each) for each in told["messages"]]
+    except MALFORMED as error:
+        raise UnauthorisedError("mail that cannot be read", "an inbox") from error
 
 
 class _Receipts:
