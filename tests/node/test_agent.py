@@ -43,7 +43,7 @@ from cohortium.runtime.events import Done, Run
 from cohortium.runtime.simulation import simulate
 from cohortium.transport.client import HubClient
 from cohortium.transport.envelope import Frame
-from cohortium.transport.errors import ConflictError
+from cohortium.transport.errors import ConflictError, RequestError
 
 
 @pytest.fixture
@@ -512,6 +512,25 @@ def test_notices_that_nobody_can_read_end_no_node(alliance: Federation) -> None:
         until(lambda: not waiting_mail(alliance))
     refused = [entry["reason"] for entry in logs if entry["event"] == "mail refused"]
     assert len(refused) == len(notices)
+
+
+def test_a_refusal_that_may_pass_ends_no_node(
+    alliance: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cohortium.node.agent.FIRST_PAUSE", 0.01)
+    node, faults = alliance.nodes["aachen"], [RequestError("a fault in the hub", "none")]
+    call = HubClient.call
+
+    def odd(client: HubClient, method: str, path: str, *body: Any, **options: Any) -> Any:
+        if path == "/v1/inbox" and faults:
+            raise faults.pop()
+        return call(client, method, path, *body, **options)
+
+    monkeypatch.setattr(HubClient, "call", odd)
+    with structlog.testing.capture_logs() as logs, node.up():
+        until(lambda: not faults)
+        alliance.submit(study())
+        until(lambda: any(entry["event"] == "a study waits for approval" for entry in logs))
 
 
 @pytest.mark.parametrize("told", [None, [], {"messages": []}, {"generation": "1", "messages": [7]}])

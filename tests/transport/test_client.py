@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cohortium.errors import CohortiumError, InvalidInputError
+from cohortium.errors import CohortiumError, InvalidInputError, RefusedError
 from cohortium.identity import Identity
 from cohortium.testing.relay import Relay
+from cohortium.transport import wire
 from cohortium.transport.client import HubClient
 from cohortium.transport.errors import (
     ClockError,
@@ -70,6 +71,42 @@ def test_an_answer_of_before_is_not_taken_for_this_one(dial: Dial, hub: SmallHub
         hub.faults.append(hub.answers[-1])
         with pytest.raises(UnauthorisedError):
             client.call("GET", "/v1/hub")
+
+
+JUNK = {"Signature": "x=:AA==:", "Signature-Input": "x=()"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"<html>", b"[]", b"{}", b"[" * 200_000, b"9" * 5000, b" " * (1 << 20) + b"{}"),
+        *(b'{"certificate": {"name": 1}}', b'{"certificate": null, "ca": 7}'),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 403, 410])
+def test_junk_instead_of_the_hub_s_keys_is_an_answer_that_nobody_signed(
+    dial: Dial, hub: SmallHub, status: int, body: bytes
+) -> None:
+    """Somebody inside TLS answers: no refusal that ends a member's process can come of it."""
+    hub.faults.extend([(200, JUNK, b"{}"), (status, JUNK, body)])
+    with pytest.raises(UnauthorisedError):
+        dial().call("GET", "/v1/echo")
+
+
+def test_nobody_who_is_inside_tls_revokes(dial: Dial, hub: SmallHub) -> None:
+    hub.faults.extend([(200, JUNK, b"{}"), (403, JUNK, b'{"error": "revoked"}')])
+    with pytest.raises(UnauthorisedError):
+        dial().call("GET", "/v1/echo")
+
+
+def test_an_answer_of_any_size_is_not_kept(
+    dial: Dial, hub: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "LARGEST", 1000)
+    client = dial()
+    assert len(client.call("POST", "/v1/echo", {"a": "b" * 900})["said"]["a"]) == 900
+    with pytest.raises(RefusedError, match="1,000 bytes"):
+        client.call("POST", "/v1/echo", {"a": "b" * 1000})
 
 
 def test_an_answer_of_another_hub_is_refused(dial: Dial, hub: SmallHub) -> None:

@@ -5,8 +5,9 @@ quick stop. Its time is a series of sessions; one ends when keys or settings cha
 turns this node away, or when the node stops.
 
 When the hub says that the site was revoked, that another process has taken over, or that it speaks
-another version, the node ends: waiting would change nothing, a person has to. A wrong clock or an
-unknown key, or a disk that is full, it tries again, since that can be put right elsewhere.
+another version, the node ends: waiting would change nothing, a person has to. A wrong clock, an
+unknown key or a fault of the hub, or a disk that is full, it tries again, since that can be put
+right elsewhere.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from cohortium.node.notify import Message, Notifier
 from cohortium.node.session import Session
 from cohortium.node.settings import read_settings
 from cohortium.node.site import Site
-from cohortium.transport.errors import ConflictError, ProtocolError, RevokedError, UnauthorisedError
+from cohortium.transport.errors import ConflictError, ProtocolError, RevokedError
 
 Order = Literal["stop", "kill", "reload"]
 FINAL = (RevokedError, ConflictError, ProtocolError)
 """What the hub says that waiting does not change."""
 
-PASSING = (UnauthorisedError, OSError, SQLAlchemyError)
-"""What may pass: a clock or a key that is put right elsewhere, a disk that is full."""
+PASSING = (RefusedError, OSError, SQLAlchemyError)
+"""What may pass: a clock, a key or a fault that is put right elsewhere, a disk that is full."""
 
-Passing = UnauthorisedError | OSError | SQLAlchemyError
+Passing = RefusedError | OSError | SQLAlchemyError
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 """Seconds before a hub that turned this node away is asked again."""
@@ -131,10 +132,10 @@ class Agent:
                     session.close(now=True)
                 case Exception() if reason == "stop":
                     return reason
-                case UnauthorisedError() | OSError() | SQLAlchemyError():
-                    return order
                 case RefusedError() if isinstance(order, FINAL):
                     raise _final(order) from order
+                case RefusedError() | OSError() | SQLAlchemyError():
+                    return order
                 case BaseException():
                     raise order
         return reason
@@ -156,7 +157,7 @@ class Agent:
 
 
 def _told(error: Passing) -> str:
-    return str(error) if isinstance(error, UnauthorisedError) else type(error).__name__
+    return str(error) if isinstance(error, RefusedError) else type(error).__name__
 
 
 _ADVICE: dict[type[RefusedError], str] = {

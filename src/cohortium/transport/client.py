@@ -290,14 +290,22 @@ class HubClient:
         now = time.time()
         try:
             answer.check(self.hub.key, now=now)
-        except UnauthorisedError:
-            if not self._learn():
+        except UnauthorisedError as error:
+            if not self._learn(error):
                 raise
             answer.check(self.hub.key, now=now)
 
-    def _learn(self) -> bool:
-        """Ask for the hub's certificate; tell whether it is newer than ours."""
-        certificate = introduced(self._wire, self.hub.id).certificate
+    def _learn(self, unsigned: UnauthorisedError) -> bool:
+        """Ask for the hub's certificate; tell whether it is newer than ours.
+
+        A refusal here is `unsigned`, too: nobody signed it, whatever it says.
+        """
+        try:
+            certificate = introduced(self._wire, self.hub.id).certificate
+        except (UnauthorisedError, UnavailableError, UnreachableError):
+            raise
+        except CohortiumError as error:
+            raise unsigned from error
         if certificate.serial <= self.hub.certificate.serial:
             return False
         self.hub = replace(self.hub, certificate=certificate)

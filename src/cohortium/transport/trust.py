@@ -20,6 +20,9 @@ from cohortium.transport.wire import Answer, Wire
 
 HUB_NAME = "@hub"
 
+LARGEST = 1 << 20
+"""Bytes of what a hub says of itself, at most."""
+
 
 @dataclass(frozen=True)
 class HubTrust:
@@ -111,6 +114,8 @@ def introduced(wire: Wire, hub_id: str | None) -> HubTrust:
     """
     request = Request("GET", wire.target(with_nonce("/v1/hub")), {})
     answer = wire.send(request)
+    if len(answer.body) > LARGEST:  # nothing vouches for it yet, and JSON grows when it is read
+        raise RefusedError(f"GET /v1/hub: an answer of {len(answer.body)} bytes is not a hub's")
     said = json_of(answer)
     if answer.status >= 400:
         raise refusal("GET /v1/hub", answer.status, said)
@@ -141,5 +146,5 @@ def json_of(answer: Answer) -> Any:
         return None
     try:
         return json.loads(bytes(answer.body))
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise RefusedError(f"{answer.request.target}: the answer is not JSON") from error

@@ -20,6 +20,9 @@ from cohortium.transport.signing import Keys, Request, check_response
 
 Data = bytes | bytearray | memoryview
 
+LARGEST = 64 << 20
+"""Bytes of an answer that is no piece of a blob, at most."""
+
 _WRITTEN = 1 << 16
 
 
@@ -78,7 +81,7 @@ class Wire:
 
         Raises:
             UnreachableError: no answer came, or one that the hub cannot have given.
-            RefusedError: more came than fits into `into`.
+                RefusedError: more came than fits into `into`, or than any answer has.
         """
         sent = self._http.build_request(
             request.method,
@@ -159,7 +162,12 @@ def _written(body: Data) -> bytes | Iterator[bytes]:
 
 def _content(response: httpx.Response, into: memoryview | None) -> Data:
     if into is None or response.status_code != httpx.codes.PARTIAL_CONTENT:
-        return b"".join(response.iter_raw())
+        whole = bytearray()
+        for chunk in response.iter_raw():
+            whole += chunk
+            if len(whole) > LARGEST:
+                raise RefusedError(f"an answer of more than {LARGEST:,} bytes came")
+        return whole
     at = 0
     for chunk in response.iter_raw():
         if len(chunk) > len(into) - at:
