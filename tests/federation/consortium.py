@@ -8,7 +8,8 @@ import json
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,73 @@ _ALONE = threading.Lock()
 """Standard output is one for all threads."""
 
 
+def _paths(variable: str) -> list[str]:
+    return os.environ[variable].split(os.pathsep) if os.environ.get(variable) else []
+
+
+def told(found: Mapping[str, Any], site: str) -> list[tuple[str, str]]:
+    """Return what a result says of a site, round by round: status and reason."""
+    lines = [line for line in found["participation"] if line["site"] == site]
+    return [(line["status"], line["reason"]) for line in lines]
+
+
+class Log:
+    """What a process says from now on.
+
+    Args:
+        path: of its log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._start = path, path.stat().st_size if path.exists() else 0
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the events that are in it by now."""
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            complete = file.read().rpartition(b"\n")[0].splitlines()
+        return [json.loads(line) for line in complete if line.startswith(b"{")]
+
+    def wait(self, event: str) -> dict[str, Any]:
+        """Return the first event of a kind; wait for it."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in self.lines:
+                if line["event"].startswith(event):
+                    return line
+            time.sleep(0.05)
+        raise AssertionError(f"{self._path.stem} does not say {event!r}: {self.lines}")
+
+
+class Held:
+    """A process that waits at a point, or is to wait there.
+
+    Args:
+        path: of the fault.
+        point: for people.
+    """
+
+    def __init__(self, path: Path, point: Mapping[str, Any]) -> None:
+        self._path, self._point = path, point
+        self._come, self._go = (os.open(f"{path}.{end}", os.O_RDWR) for end in ("come", "go"))
+
+    def come(self) -> None:
+        """Return when the process waits there."""
+        if not select.select([self._come], [], [], PATIENCE)[0]:
+            raise AssertionError(f"nobody came to {self._point}")
+
+    def go(self) -> None:
+        """Let it go on; or let nobody wait there."""
+        self._path.unlink(missing_ok=True)
+        os.write(self._go, b"x")
+
+    def close(self) -> None:
+        """Close the pipes; whoever still waits does so for ever."""
+        os.close(self._come)
+        os.close(self._go)
+
+
 class Consortium(consortium.Consortium):
     """A consortium of small models, whose processes die, wait or go wrong where a test wants it.
 
@@ -106,6 +174,7 @@ class Consortium(consortium.Consortium):
         folder: of everything.
         rows: training rows by site; each gets a file.
         relayed: whether each site has a relay of its own before the hub.
+        env: more environment variables of all processes.
         hub: further options of `hub up`.
         init: further options of `hub init`.
     """
@@ -116,6 +185,7 @@ class Consortium(consortium.Consortium):
         *,
         rows: Mapping[str, int] = ROWS,
         relayed: bool = False,
+        env: Mapping[str, str] | None = None,
         hub: Iterable[str] = (),
         init: Iterable[str] = (),
     ) -> None:
@@ -124,12 +194,16 @@ class Consortium(consortium.Consortium):
         self.faults.mkdir()
         self.inside = False
         self._numbers, self._fault = itertools.count(1), Path()
-        self._pipes: list[int] = []
+        self._held: list[Held] = []
         super().__init__(
             folder,
             {site: self.records / f"{site}.csv" for site in rows},
             dataset="readings",
-            env={"PYTHONPATH": str(POINTS), "COHORTIUM_TEST_FAULTS": str(self.faults)},
+            env={
+                "PYTHONPATH": os.pathsep.join([str(POINTS), *_paths("PYTHONPATH")]),
+                "COHORTIUM_TEST_FAULTS": str(self.faults),
+                **(env or {}),
+            },
             hub=hub,
             init=init,
         )
@@ -140,8 +214,8 @@ class Consortium(consortium.Consortium):
         super().close()
         for relay in self.relays.values():
             relay.close()
-        for pipe in self._pipes:
-            os.close(pipe)
+        for held in self._held:
+            held.close()
 
     def way(self, name: str) -> str:
         """Return the address at which a member reaches the hub: its relay, if it has one."""
@@ -206,6 +280,16 @@ class Consortium(consortium.Consortium):
         """Return what the study gives where everybody is in one process."""
         return simulate(study, data=self.records, engine="sequential")
 
+    def check_same(self, study: Path, digest: str) -> None:
+        """Check that a run ends as the simulation does, with everybody in every round."""
+        found, simulated = self.result(digest), self.simulated(study)
+        assert {line["status"] for line in found["participation"]} == {"in"}
+        assert found["model_digest"] == simulated.model.digest
+
+    def log(self, name: str) -> Log:
+        """Return what somebody's process says from now on."""
+        return Log(self.folder / f"{name}.log")
+
     # -- faults ------------------------------------------------------------------------------------
 
     def arm(self, **fault: Any) -> Path:
@@ -226,25 +310,30 @@ class Consortium(consortium.Consortium):
         """Whether the last fault that was armed has struck."""
         return Path(f"{self._fault}.struck").exists()
 
-    @contextmanager
-    def holding(self, **fault: Any) -> Iterator[Callable[[], None]]:
-        """Let the first process that comes to a point wait there until the block ends.
+    def hold(self, **fault: Any) -> Held:
+        """Let the first process that comes to a point wait there."""
+        held = Held(self.arm(do="wait", **fault), fault)
+        self._held.append(held)
+        return held
 
-        Yields what returns when it has come.
-        """
-        path = self.arm(do="wait", **fault)
-        come, go = (os.open(f"{path}.{end}", os.O_RDWR) for end in ("come", "go"))
-        self._pipes += [come, go]
+    def mend(self) -> None:
+        """Take all faults back: whoever waits goes on, lines are as they were, clocks right."""
+        for path in self.faults.glob("*.json"):
+            path.unlink()
+        for held in self._held:
+            held.go()
+        for relay in self.relays.values():
+            relay.restore()
+        for name in self.processes:
+            self.clock(name).unlink(missing_ok=True)
 
-        def arrived() -> None:
-            if not select.select([come], [], [], PATIENCE)[0]:
-                raise AssertionError(f"nobody came to {fault}\n{self.logs()}")
-
-        try:
-            yield arrived
-        finally:
-            path.unlink(missing_ok=True)
-            os.write(go, b"x")
+    def check_alive(self) -> None:
+        """Mend everything; check that everybody runs, and see to it for the next test."""
+        self.mend()
+        dead = [name for name, process in self.processes.items() if not process.is_alive]
+        for name in dead:
+            self.processes[name].start()
+        assert dead == [], self.logs()
 
     def clock(self, name: str) -> Path:
         """Return the file of how many seconds a member's clock is wrong."""
@@ -260,3 +349,5 @@ def running(made: Consortium) -> Iterator[Consortium]:
         yield made
     finally:
         made.close()
+    for name in made.processes:
+        assert "Traceback" not in (made.folder / f"{name}.log").read_text(), name

@@ -29,7 +29,9 @@ from cohortium.researcher.runs import RunCopy
 from cohortium.researcher.studies import Study
 from cohortium.researcher.watch import Page, seconds_left, told
 from cohortium.researcher.watch import as_json as round_json
-from cohortium.runtime.engine import RoundLog
+from cohortium.runtime.engine import Finished, RoundLog
+from cohortium.runtime.outcome import check_finished
+from cohortium.runtime.result import NETWORK
 from cohortium.transport.client import HubClient
 
 SHORT = 12
@@ -140,8 +142,7 @@ def watch(home: Path | None, wanted: str, *, as_json: bool) -> None:
             again = f"the run goes on; see it again with: cohortium study watch {study.name}"
             raise InterruptedRunError(again) from stop
     print_notes(inbox.refused)
-    if study.status != "finished":
-        raise RunFailedError(f"the run is {study.status}: {study.reason}", _kept(copy))
+    _finished(study, copy)
     if not as_json:
         console.print(f"\nDone. Get the result:\n  cohortium study result {study.name} --out DIR")
 
@@ -161,9 +162,7 @@ def result(home: Path | None, wanted: str, *, out: Path | None, as_json: bool) -
         for _ in follow(inbox, client, study):
             pass  # all of it is kept now
     print_notes(inbox.refused)
-    logs = list(copy.logs())
-    if study.status != "finished" or not logs:
-        raise RunFailedError(f"the run is {study.status}: {study.reason}", _kept(copy))
+    logs = _finished(study, copy)
     found = result_of(copy.run, logs, copy.models(logs[-1].state))
     write(found, folder)
     if as_json:
@@ -221,6 +220,23 @@ def _started(study: Study) -> Study:
         advice = f"Start it with: cohortium study start {study.name}"
         raise ArgumentError(Problem("arguments", "ID", got, expected, advice))
     return study
+
+
+def _finished(study: Study, copy: RunCopy) -> list[RoundLog]:
+    """Return the rounds of a run that has finished.
+
+    Raises:
+        RunFailedError: it has not, and why.
+    """
+    logs = list(copy.logs())
+    if study.status == "failed" and logs:
+        try:
+            check_finished(Finished(NETWORK, tuple(logs), {}), copy.run.plan)
+        except RunFailedError as error:
+            raise RunFailedError(error.cause, f"{error.advice}. {_kept(copy)}") from None
+    if study.status != "finished" or not logs:
+        raise RunFailedError(f"the run is {study.status}: {study.reason}", _kept(copy))
+    return logs
 
 
 def _kept(copy: RunCopy) -> str:

@@ -58,6 +58,11 @@ class Process:
         assert self.running is not None
         return self.running.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.running is not None and self.running.poll() is None
+
     def kill(self) -> None:
         """End it as by kill -9."""
         if self.running is not None:
@@ -66,7 +71,7 @@ class Process:
 
     def ask(self) -> None:
         """Ask it to end."""
-        if self.running is not None and self.running.poll() is None:
+        if self.running is not None and self.is_alive:
             self.running.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
