@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tests.hub.federation import BIG, INITIAL, Federation, receipt
+from tests.hub.federation import BIG, INITIAL, Federation, federation, receipt
 
 from cohortium.errors import RefusedError
 from cohortium.hub import mailbox
+from cohortium.hub.folder import Limits
 from cohortium.hub.runs import Run
 from cohortium.identity import SignatureError
 from cohortium.transport.envelope import Frame, open_frame
@@ -18,6 +20,7 @@ from cohortium.transport.errors import (
     ConflictError,
     RequestError,
     RevokedError,
+    StorageFullError,
     TooLargeError,
     UnknownError,
 )
@@ -320,9 +323,70 @@ def test_a_member_may_not_fill_the_disk(fed: Federation, run: Run) -> None:
         fed.service.depot.append("a", digest, 0, chunk=b"x", total=limits.blob + 1)
     for i in range(limits.pending // limits.blob):
         fed.service.depot.append("a", f"{i:064x}", 0, chunk=b"x", total=limits.blob)
-    with pytest.raises(TooLargeError, match="nothing refers to"):
+    with pytest.raises(StorageFullError, match="bytes of blobs of a"):
         fed.service.depot.append("a", digest, 0, chunk=b"x", total=limits.blob)
     fed.service.depot.append("b", digest, 0, chunk=b"x", total=limits.blob)
+
+
+def test_a_blob_is_as_large_as_it_was_announced(fed: Federation) -> None:
+    digest = hashlib.sha256(b"abc").hexdigest()
+    fed.service.depot.append("a", digest, 0, chunk=b"a", total=3)
+
+    with pytest.raises(ConflictError, match="a blob of 1000000 bytes; expected 3"):
+        fed.service.depot.append("a", digest, 1, chunk=b"bc", total=1_000_000)
+
+
+def test_what_was_posted_counts_until_it_is_fetched(tmp_path: Path) -> None:
+    with federation(tmp_path, "sqlite", limits=Limits(pending=2 * BIG)) as fed:
+        run = fed.started(["a", "b"])
+        fed.post("a", *fed.frame(run, "a", ["b"], step="x", size=BIG))
+        second = fed.frame(run, "a", ["b"], step="y", size=BIG)
+        with pytest.raises(StorageFullError, match="bytes of blobs of a"):
+            fed.post("a", *second)
+
+        fed.service.mailbox.acknowledge("b", 1_000)
+
+        assert fed.post("a", *second)
+
+
+def test_only_so_many_frames_of_a_member_wait(tmp_path: Path) -> None:
+    with federation(tmp_path, "sqlite", limits=Limits(frames=2)) as fed:
+        run = fed.started(["a", "b"])
+        frames = [fed.frame(run, "a", ["b"], step=step)[0] for step in "xyz"]
+        assert [fed.post("a", frame) for frame in frames[:2]] == [True, True]
+        with pytest.raises(StorageFullError, match="2 frames of a that wait in this run"):
+            fed.post("a", frames[2])
+        assert fed.post("b", fed.frame(run, "b", ["a"])[0])
+
+        fed.service.mailbox.acknowledge("b", 1_000)
+
+        assert fed.post("a", frames[2])
+
+
+def test_nobody_spoils_anothers_upload(fed: Federation) -> None:
+    digest, depot = hashlib.sha256(b"abc").hexdigest(), fed.service.depot
+    depot.append("c", digest, 0, chunk=b"X", total=3)
+
+    assert depot.received("b", digest) == 0
+    depot.append("b", digest, 0, chunk=b"a", total=3)
+    depot.append("b", digest, 1, chunk=b"bc", total=3)
+
+    assert depot.blobs.read(digest, 0, 3) == b"abc"
+
+
+def test_who_knows_only_a_blobs_digest_does_not_have_it(fed: Federation) -> None:
+    digest, depot = hashlib.sha256(b"abc").hexdigest(), fed.service.depot
+    depot.append("c", digest, 0, chunk=b"", total=3)
+    depot.append("a", digest, 0, chunk=b"abc", total=3)
+    depot.append("b", digest, 0, chunk=b"abc", total=3)
+
+    def is_at_hand(name: str) -> bool:
+        return depot.is_at_hand(name, digest, fed.service.studies.visible(fed.member(name)))
+
+    assert [name for name in "abc" if is_at_hand(name)] == ["a", "b"]
+    with pytest.raises(RefusedError, match="is not what its digest"):
+        depot.append("c", digest, 0, chunk=b"xyz", total=3)
+    assert depot.blobs.read(digest, 0, 3) == b"abc"
 
 
 # --- receipts ---

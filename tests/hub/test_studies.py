@@ -199,6 +199,24 @@ def test_a_consent_needs_its_initial_model_first(fed: Federation) -> None:
         fed.service.studies.grant(fed.member("a"), DIGEST, fed.consent("a"))
 
 
+def test_a_consent_lets_nobody_read_a_blob_of_others(fed: Federation) -> None:
+    digest, secret = fed.submit(), b"a blob of others"
+    blob = hashlib.sha256(secret).hexdigest()
+    fed.service.depot.append("a", blob, 0, chunk=secret, total=len(secret))
+
+    with pytest.raises(ConflictError, match="an initial model that is not here"):
+        fed.service.studies.grant(fed.member("c"), digest, fed.consent("c", initial_blob=blob))
+
+
+def test_a_study_lets_nobody_read_a_blob_of_others(fed: Federation) -> None:
+    secret = b"a blob of others"
+    blob = hashlib.sha256(secret).hexdigest()
+    fed.service.depot.append("a", blob, 0, chunk=secret, total=len(secret))
+
+    with pytest.raises(ConflictError, match="that is not here"):
+        fed.service.studies.submit(fed.member("ada"), STUDY, {"model.py": blob})
+
+
 def test_a_consent_is_ones_own_and_to_this_study(fed: Federation) -> None:
     fed.submit()
     fed.grant("b")  # brings the initial model

@@ -145,6 +145,37 @@ def test_a_blob_that_is_there_needs_no_second_upload(opener: Opener) -> None:
     assert (blobs.size(DIGEST), blobs.received(DIGEST)) == (len(DATA), 0)
 
 
+def test_nobody_spoils_what_another_uploads(opener: Opener) -> None:
+    opener().append(DIGEST, 0, b"x" * HALF, total=len(DATA), by="c")
+    blobs = opener()
+    assert blobs.received(DIGEST, by="b") == 0
+    blobs.append(DIGEST, 0, DATA[:HALF], total=len(DATA), by="b")
+    assert (blobs.received(DIGEST, by="b"), blobs.received(DIGEST)) == (HALF, 0)
+    blobs.append(DIGEST, HALF, DATA[HALF:], total=len(DATA), by="b")
+    assert blobs.read(DIGEST, 0, len(DATA)) == DATA
+
+
+def test_who_uploads_alone_brings_all_of_it(opener: Opener) -> None:
+    blobs = opener()
+    blobs.put(DIGEST, DATA)
+    assert blobs.append(DIGEST, 0, DATA[:HALF], total=len(DATA), by="b") == HALF
+    with pytest.raises(RefusedError, match="not what its digest"):
+        blobs.append(DIGEST, HALF, b"x" * (len(DATA) - HALF), total=len(DATA), by="b")
+    assert blobs.append(DIGEST, 0, DATA, total=len(DATA), by="c") == len(DATA)
+    assert blobs.read(DIGEST, 0, len(DATA)) == DATA
+
+
+def test_a_blob_goes_with_all_its_uploads(opener: Opener) -> None:
+    blobs = opener()
+    for who in ("a", "b"):
+        blobs.append(DIGEST, 0, DATA[:HALF], total=len(DATA), by=who)
+    blobs.delete(DIGEST)
+    assert [blobs.received(DIGEST, by=who) for who in ("a", "b")] == [0, 0]
+    blobs.append(DIGEST, 0, DATA[:HALF], total=len(DATA), by="a")
+    blobs.sweep(1e12)
+    assert blobs.received(DIGEST, by="a") == 0
+
+
 def test_an_empty_blob_is_one(opener: Opener) -> None:
     empty, blobs = hashlib.sha256(b"").hexdigest(), opener()
     assert blobs.size(empty) is None

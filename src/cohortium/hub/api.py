@@ -331,11 +331,11 @@ async def _first(
 def _add_blobs(api: FastAPI, service: HubService) -> None:
     @api.head("/v1/blobs/{digest}", response_class=Response)
     def progress(member: Caller, digest: bodies.Digest) -> Response:
-        """Tell how much of a blob is here."""
-        del member
-        blobs = service.depot.blobs
-        size = blobs.size(digest)
-        received = blobs.received(digest) if size is None else size
+        """Tell how much of a blob is here: of your own upload, or of one that you may read."""
+        depot, studies = service.depot, service.studies.visible(member)
+        is_here = depot.is_at_hand(member.name, digest, studies)
+        size = depot.blobs.size(digest) if is_here else None
+        received = depot.received(member.name, digest) if size is None else size
         if size is None and not received:
             raise UnknownError(f"blob {digest[:8]}", "one that is here")
         complete = "?0" if size is None else "?1"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from threading import Lock
 
-from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, union_all
+from sqlalchemy import Connection, Engine, Select, delete, func, insert, select, union_all, update
 
 from cohortium.hub.folder import Limits
-from cohortium.hub.tables import BLOBS, DELIVERIES, FRAMES, STUDY_BLOBS
+from cohortium.hub.runs import ENDED
+from cohortium.hub.tables import BLOBS, DELIVERIES, FRAMES, STUDIES, STUDY_BLOBS
 from cohortium.store.database import reading, writing
 from cohortium.transport.blobs import Blobs
-from cohortium.transport.errors import TooLargeError
+from cohortium.transport.errors import ConflictError, StorageFullError, TooLargeError
 
 PIECE = 4 << 20
 """The most bytes of a blob that go in one request or answer."""
@@ -37,26 +38,45 @@ class Depot:
         self._locks = tuple(Lock() for _ in range(64))
 
     def append(self, member: str, digest: str, offset: int, *, chunk: bytes, total: int) -> int:
-        """Take the next piece of a blob; return how many bytes are here now.
+        """Take the next piece of a member's own upload; return how many bytes are here now.
 
         Raises:
-            TooLargeError: the blob is larger than the hub takes, or the member has sent too much to
-                which nothing refers.
+            TooLargeError: the blob is larger than the hub takes.
+            StorageFullError: the member has too much here already.
+            ConflictError: it was announced with another size.
             OffsetError: another offset is next.
             RefusedError: it is complete, and not what its digest says.
         """
         with self._lock(digest):  # two may send the same one
-            if self.blobs.size(digest) is not None:
+            if self._expect(member, digest, total) and self.blobs.size(digest) is not None:
                 return total
-            if not self._is_known(digest):
-                self._expect(member, digest, total)
-            return self.blobs.append(digest, offset, chunk, total=total)
+            received = self.blobs.append(digest, offset, chunk, total=total, by=member)
+            if received == total:
+                self._complete(member, digest)
+            return received
 
     def put(self, member: str, digest: str, data: bytes | bytearray | memoryview) -> None:
-        """Keep a whole blob of a party that the hub itself carries."""
-        if not self._is_known(digest):
-            self._expect(member, digest, len(data))
-        self.blobs.put(digest, data)
+        """Keep a whole blob of a party that the hub itself carries. It has no quota."""
+        with self._lock(digest):
+            with writing(self._engine) as connection:
+                _announce(connection, member, digest, size=len(data), now=self._clock())
+            self.blobs.put(digest, data)
+
+    def received(self, member: str, digest: str) -> int:
+        """Return how many bytes of a member's own upload are here."""
+        return self.blobs.received(digest, by=member)
+
+    def is_at_hand(self, member: str, digest: str, studies: Select[tuple[str]]) -> bool:
+        """Tell whether a blob is here that a member may refer to: it brought it, or may read it.
+
+        Of others' blobs nobody learns by their digests whether they are here.
+        """
+        if self.blobs.size(digest) is None:
+            return False
+        mine = BLOBS.c.digest == digest, BLOBS.c.owner == member, BLOBS.c.whole
+        with reading(self._engine) as connection:
+            brought = connection.execute(select(BLOBS.c.digest).where(*mine)).first()
+        return brought is not None or self.is_readable(member, digest, studies)
 
     def is_readable(self, member: str, digest: str, studies: Select[tuple[str]]) -> bool:
         """Tell whether a blob is addressed to a member, or belongs to one of these studies."""
@@ -91,10 +111,6 @@ class Depot:
             digests = connection.execute(select(BLOBS.c.digest).where(old)).scalars().all()
         self.release(digests)
 
-    def missing(self, digests: Iterable[str]) -> list[str]:
-        """Return the blobs that are not here, or not complete."""
-        return [digest for digest in dict.fromkeys(digests) if self.blobs.size(digest) is None]
-
     def total(self) -> int:
         """Return the bytes of all blobs, unfinished ones counted as whole."""
         with reading(self._engine) as connection:
@@ -104,21 +120,38 @@ class Depot:
     def _lock(self, digest: str) -> Lock:
         return self._locks[int(digest[:2], 16) % len(self._locks)]
 
-    def _is_known(self, digest: str) -> bool:
+    def _expect(self, member: str, digest: str, total: int) -> bool:
+        """Write down that a blob is to come; tell whether the member has brought it before."""
+        mine = BLOBS.c.digest == digest, BLOBS.c.owner == member
         with reading(self._engine) as connection:
-            query = select(BLOBS.c.digest).where(BLOBS.c.digest == digest)
-            return connection.execute(query).first() is not None
-
-    def _expect(self, member: str, digest: str, total: int) -> None:
-        if total > self._limits.blob:
-            raise TooLargeError(f"a blob of {total} bytes", f"at most {self._limits.blob}")
+            row = connection.execute(select(BLOBS).where(*mine)).one_or_none()
+        if row is not None:
+            if row.size != total:
+                raise ConflictError(f"a blob of {total} bytes", f"{row.size}, as announced")
+            return bool(row.whole)
+        limits = self._limits
+        if total > min(limits.blob, limits.pending):
+            most = min(limits.blob, limits.pending)
+            raise TooLargeError(f"a blob of {total} bytes", f"at most {most}")
         with writing(self._engine) as connection:
             pending = _pending(connection, member) + total
-            if pending > self._limits.pending:
-                got = f"{pending} bytes of blobs of {member} that nothing refers to"
-                raise TooLargeError(got, f"at most {self._limits.pending}", "Try again tomorrow")
-            row = {"digest": digest, "owner": member, "size": total, "time": self._clock()}
-            connection.execute(insert(BLOBS).values(row))
+            if pending > limits.pending:
+                got, expected = f"{pending} bytes of blobs of {member}", f"at most {limits.pending}"
+                raise StorageFullError(got, expected, "Wait until others have fetched theirs")
+            _announce(connection, member, digest, size=total, now=self._clock())
+        return False
+
+    def _complete(self, member: str, digest: str) -> None:
+        mine = BLOBS.c.digest == digest, BLOBS.c.owner == member
+        with writing(self._engine) as connection:
+            connection.execute(update(BLOBS).where(*mine).values(whole=True))
+
+
+def _announce(connection: Connection, member: str, digest: str, *, size: int, now: float) -> None:
+    known = select(BLOBS.c.digest).where(BLOBS.c.digest == digest, BLOBS.c.owner == member)
+    if connection.execute(known).first() is None:
+        row = {"digest": digest, "owner": member, "size": size, "time": now, "whole": False}
+        connection.execute(insert(BLOBS).values(row))
 
 
 def _referred(digests: Iterable[str]) -> Select[tuple[str]]:
@@ -130,8 +163,12 @@ def _referred(digests: Iterable[str]) -> Select[tuple[str]]:
 
 
 def _pending(connection: Connection, member: str) -> int:
-    held = union_all(select(FRAMES.c.blob), select(STUDY_BLOBS.c.blob)).subquery()
+    ended = (
+        select(STUDY_BLOBS.c.blob)
+        .join(STUDIES, STUDIES.c.digest == STUDY_BLOBS.c.study)
+        .where(STUDIES.c.status.in_(ENDED))
+    )
     query = select(func.coalesce(func.sum(BLOBS.c.size), 0)).where(
-        BLOBS.c.owner == member, BLOBS.c.digest.not_in(select(held.c.blob))
+        BLOBS.c.owner == member, BLOBS.c.digest.not_in(ended)
     )
     return int(connection.execute(query).scalar_one())

@@ -39,7 +39,7 @@ MIB = 1 << 20
 
 
 class Limits(BaseModel):
-    """The most that the hub takes, in bytes."""
+    """The most that the hub takes, in bytes where nothing else is said."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -49,8 +49,11 @@ class Limits(BaseModel):
     frame: Annotated[int, Field(ge=1, description="What one frame carries.")] = 16 << 30
     blob: Annotated[int, Field(ge=1, description="A blob.")] = 17 << 30
     pending: Annotated[
-        int, Field(ge=1, description="A member's blobs to which nothing refers yet, together.")
+        int, Field(ge=1, description="A member's blobs that are here, but for ended studies'.")
     ] = 64 << 30
+    frames: Annotated[
+        int, Field(ge=1, description="A member's frames in a run that somebody has to fetch yet.")
+    ] = 20_000
 
 
 class Settings(BaseModel):

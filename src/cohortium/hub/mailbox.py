@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from cohortium.errors import RefusedError
+from cohortium.governance.roster import HUB
 from cohortium.host.receipts import read_receipt
 from cohortium.hub.bells import Bells
 from cohortium.hub.depot import Depot
@@ -25,7 +26,12 @@ from cohortium.hub.tables import DELIVERIES, FACTS, FRAMES, RECEIPTS, RUNS
 from cohortium.identity import Certificate, Document
 from cohortium.store.database import reading, writing
 from cohortium.transport.envelope import Frame
-from cohortium.transport.errors import ConflictError, RequestError, TooLargeError
+from cohortium.transport.errors import (
+    ConflictError,
+    RequestError,
+    StorageFullError,
+    TooLargeError,
+)
 from cohortium.types import PartyId
 
 AT_ONCE = 64
@@ -75,6 +81,7 @@ class Mailbox:
         Raises:
             RequestError: the member does not carry the sender, a reader is not in the run, the
                 frame is too large, or its blob is not here.
+            StorageFullError: too many of the member's frames wait for others.
             SignatureError: the member did not sign it.
         """
         run = self._runs.get(frame.run)
@@ -86,7 +93,9 @@ class Mailbox:
             if connection.execute(known).first() is not None:
                 return False
             _check_kept(connection, run)
+            self._check_room(connection, member, run)
             row = {"id": frame.id, "run": frame.run, "blob": frame.blob}
+            row["sender"] = member if readers else ""
             text = json.dumps(frame.to_json(), separators=(",", ":"))
             connection.execute(insert(FRAMES).values(**row, frame=text))
             if readers:
@@ -129,6 +138,15 @@ class Mailbox:
         frame.check(self._certificate(run, host, frame.serial))
         if frame.blob and self._depot.blobs.size(frame.blob) != frame.payload_size:
             raise ConflictError("a frame whose blob is not here", "the blob first, and whole")
+
+    def _check_room(self, connection: Connection, member: str, run: Run) -> None:
+        mine, most = (FRAMES.c.run == run.id, FRAMES.c.sender == member), self._limits.frames
+        if member == HUB:
+            return
+        waiting = select(FRAMES.c.id).where(*mine).limit(most).subquery()
+        if connection.execute(select(func.count()).select_from(waiting)).scalar_one() >= most:
+            got, expected = f"{most} frames of {member} that wait in this run", "fewer"
+            raise StorageFullError(got, expected, "Wait until others have fetched theirs")
 
     def _certificate(self, run: Run, host: str, serial: int) -> Certificate:
         """Return the certificate under which a host signed: the run's, or a newer one."""
@@ -298,7 +316,7 @@ def _empty(connection: Connection, frames: Sequence[str]) -> list[str]:
     mine = FRAMES.c.id.in_(done)
     query = select(FRAMES.c.blob).where(mine, FRAMES.c.blob != "")
     blobs = list(connection.execute(query).scalars())
-    connection.execute(update(FRAMES).where(mine).values(frame="", blob=""))
+    connection.execute(update(FRAMES).where(mine).values(frame="", blob="", sender=""))
     return blobs
 
 

@@ -10,7 +10,7 @@ parties decide, each by its own journal.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ class Studies:
             ConflictError: a file is not here, or somebody else has submitted this study.
         """
         _check_role(member, "researcher", "coordinator")
-        missing = self._depot.missing(files.values())
+        missing = self._missing(member, files.values())
         if missing:
             raise ConflictError(f"a file {missing[0][:12]} that is not here", "all files first")
         bundle = parse(text, {path: self._read(blob) for path, blob in files.items()}, where=_FILE)
@@ -175,7 +175,7 @@ class Studies:
         _check_role(member, "site")
         grant = Grant.of(document)
         self._check_grant(member, digest, grant)
-        if self._depot.missing([grant.initial_blob]):
+        if self._missing(member, [grant.initial_blob]):
             expected = f"the blob {grant.initial_blob[:12]} first"
             raise ConflictError("an initial model that is not here", expected)
         blobs = [grant.initial_blob]
@@ -453,6 +453,14 @@ class Studies:
         self, connection: Connection, digest: str, names: Sequence[str]
     ) -> Callable[[], None]:
         return self._mailbox.notify(connection, names, {"kind": "study", "digest": digest})
+
+    def _missing(self, member: Member, blobs: Iterable[str]) -> list[str]:
+        """Return the blobs that are not here, or that a member has neither brought nor may read.
+
+        What a study refers to can be read by who sees the study.
+        """
+        visible = self.visible(member)
+        return [b for b in blobs if not self._depot.is_at_hand(member.name, b, visible)]
 
     def _read(self, blob: str) -> bytes:
         return self._depot.blobs.read(blob, 0, self._depot.blobs.size(blob) or 0)

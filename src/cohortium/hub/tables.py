@@ -140,9 +140,12 @@ FRAMES = Table(
     Column("id", String(32), primary_key=True),
     Column("run", String(32), ForeignKey("runs.run"), nullable=False, index=True),
     Column("blob", String(64), nullable=False, index=True),
+    Column("sender", String(64), nullable=False),
     Column("frame", Text, nullable=False),
+    Index("ix_frames_run_sender", "run", "sender"),
 )
-"""A frame as it was sent; emptied when all have acknowledged it, so that it stays known."""
+"""A frame as it was sent, and by which member; both emptied when all have acknowledged it, so that
+it stays known."""
 
 DELIVERIES = Table(
     "deliveries",
@@ -172,11 +175,13 @@ BLOBS = Table(
     "blobs",
     METADATA,
     Column("digest", String(64), primary_key=True),
-    Column("owner", String(64), nullable=False, index=True),
+    Column("owner", String(64), primary_key=True, index=True),
     Column("size", BigInteger, nullable=False),
     Column("time", Float, nullable=False),
+    Column("whole", Boolean, nullable=False),
 )
-"""Blobs that were sent, and by whom first; who may read one follows from what refers to it."""
+"""Blobs that were announced, by whom, and whether they have brought the whole; who else may read
+one follows from what refers to it."""
 
 STUDY_BLOBS = Table(
     "study_blobs",

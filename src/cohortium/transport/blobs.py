@@ -2,7 +2,8 @@
 
 An unfinished upload is a file whose name says how many of its bytes count: `ab/<sha256>.4194304`.
 A piece is written behind them and synced before the file is renamed, so that after a crash at any
-instant the name is true; what lies behind is cut off when the upload goes on. The last piece is
+instant the name is true; what lies behind is cut off when the upload goes on. Where uploaders are
+told apart, the name says whose it is, too: `ab/<sha256>.by-<who>.4194304`. The last piece is
 written only if the whole has the digest, and the file then loses its suffix.
 """
 
@@ -48,10 +49,10 @@ class Blobs(Protocol):
     def size(self, digest: str) -> int | None:
         """Return the bytes of a blob that is complete, else None."""
 
-    def received(self, digest: str) -> int:
-        """Return the bytes of an unfinished upload that are there, 0 if there is none."""
+    def received(self, digest: str, *, by: str = "") -> int:
+        """Return the bytes of somebody's unfinished upload that are there, 0 if there is none."""
 
-    def append(self, digest: str, offset: int, chunk: Data, *, total: int) -> int:
+    def append(self, digest: str, offset: int, chunk: Data, *, total: int, by: str = "") -> int:
         """Keep the next piece of an upload; it is durable on return.
 
         Args:
@@ -59,6 +60,8 @@ class Blobs(Protocol):
             offset: bytes before this piece.
             chunk: the piece.
             total: bytes of the whole.
+            by: who uploads, where each does so alone: nobody spoils what another has begun, and
+                all of it has to be brought, also of a blob that is here.
 
         Returns:
             The bytes that are there now; `total` if the blob is complete, also if it was before.
@@ -107,15 +110,15 @@ class FolderBlobs:
         except FileNotFoundError:
             return None
 
-    def received(self, digest: str) -> int:
-        return _count(self._part(digest))
+    def received(self, digest: str, *, by: str = "") -> int:
+        return _count(self._part(digest, by))
 
-    def append(self, digest: str, offset: int, chunk: Data, *, total: int) -> int:
+    def append(self, digest: str, offset: int, chunk: Data, *, total: int, by: str = "") -> int:
         with self._locked(digest) as shard:
-            size = self.size(digest)
+            size = None if by else self.size(digest)
             if size is not None:
                 return size
-            part, end = self._part(digest), offset + len(chunk)
+            part, end = self._part(digest, by), offset + len(chunk)
             if offset != _count(part):
                 raise OffsetError(offset, _count(part))
             if end > total:
@@ -150,12 +153,13 @@ class FolderBlobs:
 
     def delete(self, digest: str) -> None:
         with self._locked(digest):
-            self._file(digest).unlink(missing_ok=True)
-            self._part(digest).unlink(missing_ok=True)
+            file = self._file(digest)
+            for path in (file, *file.parent.glob(f"{digest}.*")):
+                path.unlink(missing_ok=True)
 
     def sweep(self, before: float) -> None:
         for part in self._folder.glob("??/*.[0-9]*"):
-            with self._locked(part.stem), suppress(FileNotFoundError):
+            with self._locked(part.name[:64]), suppress(FileNotFoundError):
                 if part.stat().st_mtime < before:
                     part.unlink()
 
@@ -166,9 +170,11 @@ class FolderBlobs:
     def _file(self, digest: str) -> Path:
         return self._folder / _key(digest)
 
-    def _part(self, digest: str) -> Path:
+    def _part(self, digest: str, by: str = "") -> Path:
         file = self._file(digest)
-        return next(file.parent.glob(f"{digest}.[0-9]*"), file.with_suffix(".0"))
+        whose = "." + _tag(by) if by else ""
+        parts = file.parent.glob(f"{digest}{whose}.[0-9]*")
+        return next(parts, file.with_name(f"{digest}{whose}.0"))
 
     @contextmanager
     def _locked(self, digest: str) -> Iterator[int]:
@@ -209,14 +215,14 @@ class ObjectBlobs:
             except FileNotFoundError:
                 return None
 
-    def received(self, digest: str) -> int:
-        return self._uploads.received(digest)
+    def received(self, digest: str, *, by: str = "") -> int:
+        return self._uploads.received(digest, by=by)
 
-    def append(self, digest: str, offset: int, chunk: Data, *, total: int) -> int:
-        size = self.size(digest)
+    def append(self, digest: str, offset: int, chunk: Data, *, total: int, by: str = "") -> int:
+        size = None if by else self.size(digest)
         if size is not None:
             return size
-        received = self._uploads.append(digest, offset, chunk, total=total)
+        received = self._uploads.append(digest, offset, chunk, total=total, by=by)
         self._move(digest)
         return received
 
@@ -276,6 +282,11 @@ def _key(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise RefusedError("a blob is named by 64 hex digits")
     return f"{digest[:2]}/{digest}"
+
+
+def _tag(by: str) -> str:
+    """Return what a file's name says of who uploads; it begins with no digit, as counts do."""
+    return "by-" + hashlib.sha256(by.encode()).hexdigest()[:16]
 
 
 def _count(part: Path) -> int:

@@ -117,8 +117,10 @@ def _mail() -> None:
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("run", sa.String(32), sa.ForeignKey("runs.run"), nullable=False, index=True),
         sa.Column("blob", sa.String(64), nullable=False, index=True),
+        sa.Column("sender", sa.String(64), nullable=False),
         sa.Column("frame", sa.Text, nullable=False),
     )
+    op.create_index("ix_frames_run_sender", "frames", ["run", "sender"])
     op.create_table(
         "deliveries",
         sa.Column("seq", COUNTER, primary_key=True),
@@ -140,9 +142,10 @@ def _mail() -> None:
     op.create_table(
         "blobs",
         sa.Column("digest", sa.String(64), primary_key=True),
-        sa.Column("owner", sa.String(64), nullable=False, index=True),
+        sa.Column("owner", sa.String(64), primary_key=True, index=True),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("time", sa.Float, nullable=False),
+        sa.Column("whole", sa.Boolean, nullable=False),
     )
     op.create_table(
         "study_blobs",
