@@ -72,7 +72,7 @@ system: ## install the Debian packages that some tests drive, where that may be 
 
 .PHONY: test
 test: lint system ## lint, then every test, with coverage
-	$(SINGLE) $(BIN)/pytest -n $(JOBS) --cov
+	$(SINGLE) $(BIN)/pytest -n $(JOBS) --dist loadfile --cov
 
 .PHONY: chaos
 chaos: $(HAS_DEV) ## a hundred thousand seeded histories of faults against the actors, then every kill
