@@ -8,8 +8,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from structlog.testing import LogCapture
 from tests.hub.federation import STUDY
 from tests.hub.raw import Raw, error
 from tests.hub.running import (
+    PATIENCE,
     Hub,
     Waiting,
     joining,
@@ -257,13 +259,42 @@ def test_who_stops_in_the_middle_of_a_body_is_given_up(
         assert line.recv(64).startswith(b"HTTP/1.1 408 ")
 
 
-def test_who_names_no_members_key_sends_little(raw: Raw) -> None:
-    headers = raw.signed("POST", "/v1/inbox", bytes(100_000))
+@contextmanager
+def line_to(hub: Hub) -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context(cadata=hub.trust.ca_pem)
+    plain = socket.create_connection(("127.0.0.1", hub.port))
+    with context.wrap_socket(plain, server_hostname="localhost") as line:
+        yield line
+
+
+def test_nothing_is_read_of_a_body_that_no_member_has_signed(module_hub: Hub, raw: Raw) -> None:
+    headers = raw.signed("POST", "/v1/frames", bytes(100_000)) | {"Host": "x"}
     headers["Signature-Input"] = headers["Signature-Input"].replace('"a:1"', '"a:7"')
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with line_to(module_hub) as line:
+        head = f"POST /v1/frames HTTP/1.1\r\nContent-Length: 100000\r\n{fields}\r\n"
+        line.sendall(head.encode())
 
-    response = raw.send("POST", "/v1/inbox", bytes(100_000), headers)
+        assert line.recv(64).startswith(b"HTTP/1.1 401 ")
 
-    assert error(response) == (413, "too-large")
+
+@pytest.mark.parametrize("begun", [b"", b"GET /v1/hub HTTP/1.1\r\nHost:", b"\r\n"])
+def test_who_does_not_come_to_the_end_of_a_head_is_cut_off(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch, module_hub: Hub
+) -> None:
+    monkeypatch.setattr("cohortium.hub.server.HEAD", 0.2)
+    with line_to(module_hub) as line:
+        line.settimeout(PATIENCE)
+        if begun:
+            line.sendall(begun)
+
+        with suppress(ConnectionResetError, ssl.SSLEOFError):
+            assert line.recv(64) == b""
+
+
+def test_a_head_without_end_is_cut_off(module_hub: Hub) -> None:
+    with line_to(module_hub) as line, pytest.raises((OSError, ssl.SSLEOFError)):
+        line.sendall(b"GET /v1/hub HTTP/1.1\r\n" + b"X: 0123456789\r\n" * 10_000_000)
 
 
 def test_what_is_not_there_is_unknown(raw: Raw) -> None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from tests.hub.federation import Federation
 
-from cohortium.hub.leases import StillAliveError
-from cohortium.transport.errors import ConflictError
+from cohortium.hub.leases import POLLS, StillAliveError
+from cohortium.transport.errors import ConflictError, UnavailableError
 
 
 def test_the_first_process_needs_no_predecessor(fed: Federation) -> None:
@@ -133,3 +133,16 @@ def test_since_when_nothing_came_is_told_of_who_is_silent(fed: Federation) -> No
 
     at = f"{datetime.fromtimestamp(seen, UTC):%Y-%m-%d %H:%M:%S} UTC"
     assert leases.silence("a") == f"not heard from since {at}"
+
+
+def test_a_member_has_only_so_many_polls_open(fed: Federation) -> None:
+    leases = fed.service.leases
+    leases.take("a", "one", "")
+    for _ in range(POLLS):
+        leases.poll_opened("a", "one")
+    with pytest.raises(UnavailableError, match=f"at most {POLLS}"):
+        leases.poll_opened("a", "one")
+
+    leases.poll_closed("a", "one", broken=False)
+
+    leases.poll_opened("a", "one")

@@ -32,6 +32,7 @@ from cohortium.transport.signing import (
     PROTOCOL,
     SKEW,
     Request,
+    check_head,
     check_request,
     check_response,
     key_parts,
@@ -228,6 +229,39 @@ def test_header_fields_that_were_tampered_with_are_refused(
     check(fields, nonces)
 
 
+def test_one_refusal_does_not_tell_which_keys_are_known(nonces: Nonces) -> None:
+    told = set()
+    for keys in (KNOWN.get, lambda keyid: None):
+        for fields in ({}, signed() | {"Cohortium-Hub": "0"}, signed() | {"Signature": "x=:AA==:"}):
+            with pytest.raises(UnauthorisedError) as caught:
+                check(fields, nonces, keys=keys)
+            told.add(str(caught.value))
+    assert len(told) == 1
+
+
+def test_a_head_is_checked_before_its_body_has_come(nonces: Nonces) -> None:
+    head = check_head("POST", TARGET, signed(), keys=KNOWN.get, hub=HUB_ID, now=NOW)
+    with pytest.raises(UnauthorisedError, match="a body that is not"):
+        head.take(b"other", nonces, now=NOW)
+    assert head.take(BODY, nonces, now=NOW) == "Site A:1"
+    with pytest.raises(ReplayError):
+        head.take(BODY, nonces, now=NOW)
+
+
+def test_a_signature_that_names_fields_without_end_is_not_looked_at(nonces: Nonces) -> None:
+    fields = signed()
+    named = " ".join(f'"x{i}"' for i in range(1000))
+    fields["Signature-Input"] = fields["Signature-Input"].replace(
+        '("@method"', f'({named} "@method"'
+    )
+    with pytest.raises(UnauthorisedError, match="no signature that holds"):
+        check(fields | {f"x{i}": "v" for i in range(1000)}, nonces, keys=asked_for)
+
+
+def asked_for(keyid: str) -> str:
+    raise AssertionError(f"{keyid} was looked up")
+
+
 def test_a_signature_that_leaves_something_out_is_refused_though_it_holds(nonces: Nonces) -> None:
     fields = signed()
     message = SimpleNamespace(method="POST", url=f"https://h{TARGET}", headers=dict(fields))
@@ -319,6 +353,18 @@ def test_a_response_is_bound_to_its_request() -> None:
     for other in (second, replace(first, method="GET"), replace(first, target="/v1/inbox")):
         with pytest.raises(UnauthorisedError):
             read(fields, other)
+
+
+@pytest.mark.parametrize(
+    "field", ["Signature", "Signature-Input", "Content-Digest", "Cohortium-Hub", PROTOCOL]
+)
+def test_an_answer_to_a_request_that_was_changed_on_its_way_is_not_believed(field: str) -> None:
+    request = Request("POST", TARGET, signed())
+    other = signed("another", Range="bytes=0-9")
+    for on_its_way in ({**signed(), field: other[field] + "x"}, without(field)(signed())):
+        fields = answered(replace(request, headers=on_its_way))
+        with pytest.raises(UnauthorisedError):
+            read(fields, request)
 
 
 @pytest.mark.parametrize("changed", [{"status": 201}, {"body": b"[]"}, {"body": b""}])

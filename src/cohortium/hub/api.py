@@ -39,12 +39,11 @@ from cohortium.store.database import reading
 from cohortium.transport.errors import (
     RequestError,
     TooLargeError,
-    UnauthorisedError,
     UnavailableError,
     UnknownError,
 )
 from cohortium.transport.nonces import Nonces
-from cohortium.transport.signing import SUPPORTED
+from cohortium.transport.signing import SUPPORTED, unsigned
 
 LONGEST_WAIT = 20.0
 """Seconds for which a new process may wait for its predecessor to be taken for dead."""
@@ -108,7 +107,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 async def _member(request: Request) -> Member:
     member: Member | None = request.state.member
     if member is None:
-        raise UnauthorisedError("a request without a signature", "one of a member (RFC 9421)")
+        raise unsigned()
     return member
 
 

@@ -21,7 +21,10 @@ from sqlalchemy import Connection, Engine, delete, insert, select
 from cohortium.hub.bells import Bells
 from cohortium.hub.tables import LEASES
 from cohortium.store.database import reading, writing
-from cohortium.transport.errors import ConflictError
+from cohortium.transport.errors import ConflictError, UnavailableError
+
+POLLS = 8
+"""The most polls of a member at once; more than one is open where connections have broken."""
 
 
 class StillAliveError(ConflictError):
@@ -104,10 +107,17 @@ class Leases:
                 raise _superseded(name, lease)
 
     def poll_opened(self, name: str, instance: str) -> None:
-        """Keep a lease alive until `poll_closed`. Raises as `check` does."""
+        """Keep a lease alive until `poll_closed`.
+
+        Raises:
+            UnavailableError: as many are open as one process can have need of.
+            ConflictError: as `check`.
+        """
         self.check(name, instance)
         with self._lock:
             lease = self._leases[name]
+            if lease.polls >= POLLS:
+                raise UnavailableError(f"{POLLS + 1} polls of {name} at once", f"at most {POLLS}")
             lease.polls, lease.seen = lease.polls + 1, self._clock()
 
     def poll_closed(self, name: str, instance: str, *, broken: bool) -> None:

@@ -38,7 +38,6 @@ from cohortium.transport.errors import (
     ExpiredError,
     RequestError,
     RevokedError,
-    UnauthorisedError,
     UnknownError,
 )
 from cohortium.transport.signing import SKEW, key_parts
@@ -163,13 +162,6 @@ class Registry:
         if member is None or member.certificate.serial != serial:
             return None
         return member.certificate.signing
-
-    def knows(self, keyid: str) -> bool:
-        """Tell whether "name:serial" is a member's newest key."""
-        try:
-            return self.key(keyid) is not None
-        except UnauthorisedError:
-            return False
 
     # -- joining -----------------------------------------------------------------------------------
 

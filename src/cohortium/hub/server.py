@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cohortium.errors import RunFailedError
 from cohortium.hub.api import make_app
@@ -28,6 +29,13 @@ GRACE = 10
 
 LAST_WORDS = 0.2
 """Seconds that a connection has to end in the regular way when the hub stops."""
+
+HEAD = 20.0
+HEAD_SIZE = 64 * 1024
+"""Seconds in which a request's head has to be here, and its most bytes."""
+
+CONNECTIONS = 2000
+"""The most connections at once; more are told to come again."""
 
 KEPT_ALIVE = 75
 """Seconds that an idle connection is kept: longer than clients keep theirs."""
@@ -112,10 +120,11 @@ class HubServer:
             server_header=False,
             proxy_headers=False,
             lifespan="off",
-            http="httptools",
+            http=_Http,
             ws="none",
             timeout_keep_alive=KEPT_ALIVE,
             timeout_graceful_shutdown=GRACE,
+            limit_concurrency=CONNECTIONS,
         )
         config.load()
         self._shown = tls.certificate.read_bytes()
@@ -147,6 +156,41 @@ def tls_of(folder: HubFolder) -> Tls:
         return Tls(base / Path(settings.tls_certificate), base / Path(settings.tls_key))
     hosts = [host_of(settings.url)]
     return own_tls(folder.tls, hosts, name=settings.name)
+
+
+class _Http(HttpToolsProtocol):
+    """Ends a connection on which no request's head comes to its end."""
+
+    _due: asyncio.TimerHandle | None = None
+    _size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._due is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_head()
+        self._size += len(data)
+        super().data_received(data)
+        if self._due is not None and self._size > HEAD_SIZE:
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        self._cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._size, self._due = 0, self.loop.call_later(HEAD, self.transport.abort)
+
+    def _cancel(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
 
 class _Server(uvicorn.Server):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,19 +19,22 @@ from cohortium.errors import CohortiumError
 from cohortium.hub.answers import SlowError, answer, reason_of
 from cohortium.hub.depot import PIECE
 from cohortium.hub.metrics import Metrics
-from cohortium.hub.registry import Member
 from cohortium.hub.service import HubService
 from cohortium.identity import Certificate
-from cohortium.transport.errors import TooLargeError, UnauthorisedError
+from cohortium.transport.errors import TooLargeError
 from cohortium.transport.nonces import Nonces
-from cohortium.transport.signing import Request, check_request, key_parts, sign_response
+from cohortium.transport.signing import Request, check_head, key_parts, sign_response
 
 PREFIX = "/v1/"
 OPEN = frozenset({("GET", "/v1/hub"), ("POST", "/v1/join")})
 """What may be asked without a signature."""
 
-OPEN_BODY = 64 * 1024
-"""The largest body, in bytes, of a request that nobody signed."""
+SMALL = 64 * 1024
+INBOX = 2 << 20
+"""The largest bodies, in bytes, of most requests, and of a poll with its receipts."""
+
+LARGE = ("/v1/frames", "/v1/studies")
+"""Where a body may be as large as the hub's settings say."""
 
 DRAINED = 64 << 20
 """Bytes of a body too large that are still read, so that the sender hears why it was refused."""
@@ -51,9 +53,6 @@ class Headers:
 
     def items(self) -> list[tuple[str, str]]:
         return self._items
-
-    def __contains__(self, name: str) -> bool:
-        return any(key.lower() == name for key, _ in self._items)
 
 
 @dataclass
@@ -92,29 +91,58 @@ class Signed:
             await self._app(scope, receive, send)
             return
         request, held = _request(scope), _Answer()
-        started = self._service.clock()
+        started, size = self._service.clock(), 0
         try:
-            body = await self._body(scope, receive)
-            if scope["path"].startswith(PREFIX):
-                member = self._authenticated(scope, request, body)
-                scope.setdefault("state", {})["member"] = member
-            await self._app(scope, _replayed(body, receive), held.send)
+            body = await self._heard(scope, receive, request)
+            size, again = len(body), _replayed(body, receive)
+            del body  # nobody but `again` keeps it, until it is read: a poll may take long
+            await self._app(scope, again, held.send)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, it is answered
-            body, held = b"", _Answer()
+            held = _Answer()
             await answer(error)(scope, receive, held.send)
-        self._count(scope, held, received=len(body), seconds=self._service.clock() - started)
+        self._count(scope, held, received=size, seconds=self._service.clock() - started)
         await self._send(request, held, send)
 
     # -- the request -------------------------------------------------------------------------------
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Read a body within the limit of its address.
+    async def _heard(self, scope: Scope, receive: Receive, request: Request) -> bytes:
+        """Return a request's body; who signed it is in `scope`.
+
+        Nothing is read of a body whose head no member has signed: only of one that everybody may
+        send, or that brings the key with which it is signed.
 
         Raises:
-            TooLargeError: it is larger.
+            UnauthorisedError: it is unsigned, or the signature does not hold.
+            RevokedError: its signer was revoked.
+            TooLargeError, SlowError: as `_body`.
+        """
+        path = scope["path"]
+        if not path.startswith(PREFIX) or (scope["method"], path) in OPEN:
+            scope.setdefault("state", {})["member"] = None
+            return await self._body(receive, SMALL)
+        brought = await self._body(receive, SMALL) if path == ROTATION else None
+        now = self._service.clock()
+        head = check_head(
+            request.method,
+            request.target,
+            request.headers,
+            keys=lambda keyid: self._key(keyid, brought),
+            hub=self._service.id,
+            now=now,
+        )
+        member = self._service.registry.active(key_parts(head.keyid)[0])
+        body = brought if brought is not None else await self._body(receive, self._limit(scope))
+        head.take(body, self._nonces, now=now)
+        scope.setdefault("state", {})["member"] = member
+        return body
+
+    async def _body(self, receive: Receive, limit: int) -> bytes:
+        """Read a body.
+
+        Raises:
+            TooLargeError: it is larger than `limit` bytes.
             SlowError: nothing more came of it.
         """
-        limit = self._limit(scope)
         parts, size, more = list[bytes](), 0, True
         while more and size <= limit + DRAINED:
             try:
@@ -133,40 +161,18 @@ class Signed:
         return b"".join(parts)
 
     def _limit(self, scope: Scope) -> int:
-        """Return how large a body may be: little of who does not even name a member's key."""
-        fields = (value for key, value in scope["headers"] if key == b"signature-input")
-        named = re.search(rb';keyid="([^"]+)"', b"".join(fields))
-        if named is None or not self._service.registry.knows(named[1].decode("latin-1")):
-            return OPEN_BODY
-        return PIECE if scope["method"] == "PATCH" else self._service.settings.limits.request
+        """Return how large the body of a member may be."""
+        path = scope["path"]
+        if scope["method"] == "PATCH":
+            return PIECE
+        if path.startswith(LARGE):
+            return self._service.settings.limits.request
+        return INBOX if path == "/v1/inbox" else SMALL
 
-    def _authenticated(self, scope: Scope, request: Request, body: bytes) -> Member | None:
-        """Return the member that signed a request; None where nobody has to.
-
-        Raises:
-            UnauthorisedError: it is unsigned, or the signature does not hold.
-            RevokedError: its signer was revoked.
-        """
-        if (scope["method"], scope["path"]) in OPEN:
-            return None
-        if "signature" not in request.headers:  # type: ignore[operator]
-            raise UnauthorisedError("a request without a signature", "one of a member (RFC 9421)")
-        keyid = check_request(
-            request.method,
-            request.target,
-            request.headers,
-            body,
-            keys=lambda keyid: self._key(keyid, scope["path"], body),
-            hub=self._service.id,
-            now=self._service.clock(),
-            nonces=self._nonces,
-        )
-        return self._service.registry.active(key_parts(keyid)[0])
-
-    def _key(self, keyid: str, path: str, body: bytes) -> str | None:
+    def _key(self, keyid: str, body: bytes | None) -> str | None:
         """Return the key of that name: a member's newest, or the one that it is about to bring."""
         known = self._service.registry.key(keyid)
-        if known is not None or path != ROTATION:
+        if known is not None or body is None:
             return known
         try:
             certificate = Certificate.from_json(json.loads(body)["certificate"])
@@ -224,13 +230,11 @@ def _request(scope: MutableMapping[str, Any]) -> Request:
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
     """Return a way to receive a body that was read already, and then whether the sender left."""
-    first = True
+    left = [body]
 
     async def again() -> Message:
-        nonlocal first
-        if first:
-            first = False
-            return {"type": "http.request", "body": body, "more_body": False}
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
         return await receive()
 
     return again

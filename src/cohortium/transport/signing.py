@@ -2,7 +2,8 @@
 
 A request covers method, path, query, body, the hub it is for and the protocol's version; not the
 authority, which a proxy may change. A response covers its status and body, and the request that it
-answers: method, path, query and signature. Header fields that change what a message means (`Range`,
+answers: method, path, query, and all fields that sign it, so that a request which was changed on
+its way gets no answer that is believed. Header fields that change what a message means (`Range`,
 `Upload-Offset`, …) are covered wherever they are present. Keys are named "name:serial" after the
 certificate that holds them.
 """
@@ -45,8 +46,14 @@ Keys = Callable[[str], str | None]
 _LABEL = "cohortium"
 _REQUEST = ("@method", "@path", "@query", "content-digest", HUB.lower(), PROTOCOL.lower())
 _RESPONSE = ("@status", "content-digest", '"@method";req', '"@path";req', '"@query";req')
-_ANSWERED = '"signature";req'
+_ANSWERED = tuple(
+    f'"{field}";req'
+    for field in ("signature", "signature-input", "content-digest", HUB.lower(), PROTOCOL.lower())
+)
 _MEANING = ("range", "content-range", "upload-offset", "upload-length", "upload-complete")
+_LONGEST = 4096
+"""Characters of a Signature-Input: each field that it names costs time before it is checked."""
+
 _EVER = timedelta(days=36500)
 
 
@@ -140,24 +147,62 @@ def check_request(
     now: float,
     nonces: Nonces,
 ) -> str:
-    """Return the name of the key ("name:serial") that signed a request.
+    """Return the name of the key ("name:serial") that signed a request: `check_head`, then `take`.
+
+    Raises as both do.
+    """
+    return check_head(method, target, headers, keys=keys, hub=hub, now=now).take(
+        body, nonces, now=now
+    )
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a request, signed as it must be; what its body must be follows from it.
+
+    Attributes:
+        keyid: "name:serial" of the key that signed it.
+        nonce: which one of the key's requests it is.
+        digest: Content-Digest of the body.
+    """
+
+    keyid: str
+    nonce: str
+    digest: str
+
+    def take(self, body: bytes | memoryview, nonces: Nonces, *, now: float) -> str:
+        """Check that the body is the one that was signed, and that it comes for the first time.
+
+        Returns:
+            `keyid`.
+
+        Raises:
+            UnauthorisedError: it is another body.
+            ReplayError: the request came before.
+            OSError: its nonce could not be written down.
+        """
+        _check_body(self.digest, body)
+        nonces.use(self.keyid, self.nonce, now=now)
+        return self.keyid
+
+
+def check_head(
+    method: str, target: str, headers: Headers, *, keys: Keys, hub: str, now: float
+) -> Head:
+    """Check who signed a request, before any of its body has been read.
 
     Args:
         method: in capitals.
         target: path and query exactly as they came.
         headers: the header fields as they came.
-        body: all of it.
         keys: which keys may sign.
         hub: the id of this hub.
         now: epoch seconds.
-        nonces: what came before.
 
     Raises:
         ProtocolError: it speaks another version of the protocol.
         UnauthorisedError: it is unsigned, signed by an unknown key, altered, or for another hub.
         ClockError: it was signed more than `SKEW` seconds from `now`.
-        ReplayError: it came before.
-        OSError: its nonce could not be written down.
     """
     fields = _fields(headers)
     _check_version(fields.get(PROTOCOL.lower()))
@@ -165,13 +210,10 @@ def check_request(
     found = _verified(message, (*_REQUEST, *_meaning(fields)), keys)
     if fields.get(HUB.lower()) != hub:
         raise UnauthorisedError("a request for another hub", f"one for the hub {hub}")
-    _check_body(fields, body)
     _check_clock(found, now)
     if not found.nonce:
         raise UnauthorisedError("a signature without a nonce", "a nonce in each request")
-    keyid = str(found.parameters["keyid"])
-    nonces.use(keyid, found.nonce, now=now)
-    return keyid
+    return Head(str(found.parameters["keyid"]), found.nonce, fields["content-digest"])
 
 
 def sign_response(
@@ -228,7 +270,7 @@ def check_response(
     answered = _answered(request)
     message = _Response(status, headers, _asked(request))
     found = _verified(message, (*_RESPONSE, *answered, *_meaning(fields)), keys)
-    _check_body(fields, body)
+    _check_body(fields.get("content-digest", ""), body)
     if not answered:
         _check_clock(found, now)
     return str(found.parameters["keyid"])
@@ -296,14 +338,14 @@ _SIGNER = HTTPMessageSigner(signature_algorithm=ED25519)
 
 def _verified(message: _Request | _Response, covered: tuple[str, ...], keys: Keys) -> VerifyResult:
     """Return the message's one signature, which holds and covers `covered` (RFC 9421 §3.2)."""
+    if sum(len(v) for k, v in message.headers.items() if k.lower() == "signature-input") > _LONGEST:
+        raise unsigned()
     verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_KnownKeys(keys))
     verifier.max_clock_skew = _EVER  # our own check names both times
     try:
         found = verifier.verify(message, max_age=None)[0]
     except InvalidSignature as error:
-        raise UnauthorisedError(
-            f"a signature that does not hold ({error})", _A_SIGNATURE
-        ) from error
+        raise unsigned() from error
     for component in covered:
         name = component if component.startswith('"') else f'"{component}"'
         if name not in found.covered_components:
@@ -314,6 +356,14 @@ def _verified(message: _Request | _Response, covered: tuple[str, ...], keys: Key
 _A_SIGNATURE = "an Ed25519 signature of a known key (RFC 9421)"
 
 
+def unsigned() -> UnauthorisedError:
+    """Return the one refusal of what has no signature that holds.
+
+    It does not tell which keys are known, and so who is a member.
+    """
+    return UnauthorisedError("no signature that holds", _A_SIGNATURE)
+
+
 def _check_version(version: str | None) -> None:
     if version is None or version in {str(each) for each in SUPPORTED}:
         return  # a message without it is refused as unsigned
@@ -322,8 +372,8 @@ def _check_version(version: str | None) -> None:
     raise ProtocolError(f"protocol version {version[:20]}", f"version {spoken}", advice)
 
 
-def _check_body(fields: Mapping[str, str], body: bytes | memoryview) -> None:
-    if fields.get("content-digest") != content_digest(body):
+def _check_body(digest: str, body: bytes | memoryview) -> None:
+    if digest != content_digest(body):
         raise UnauthorisedError("a body that is not what its Content-Digest says", "the same bytes")
 
 
@@ -354,7 +404,7 @@ def _meaning(fields: Mapping[str, str]) -> tuple[str, ...]:
 
 def _answered(request: Request) -> tuple[str, ...]:
     signed = any(name.lower() == "signature" for name, _ in request.headers.items())
-    return (_ANSWERED,) if signed else ()
+    return _ANSWERED if signed else ()
 
 
 def _asked(request: Request) -> _Request:
