@@ -159,6 +159,15 @@ def test_a_study_that_its_digest_does_not_describe(alliance: Federation, node: N
             approvals.site.bundles.fetch(forged, approvals.client)
 
 
+def test_a_file_that_no_disk_can_hold(alliance: Federation, node: Node) -> None:
+    path = f"{'é' * 200}.py"
+    code = f'model = {{kind = "code", file = "{path}", build = "model"}}'
+    text = study("long-named").replace('model = {kind = "linear", framework = "numpy"}', code)
+    alliance.submit(text, {path: CODE})
+    with node.approvals() as approvals, pytest.raises(RefusedError, match="no disk can hold"):
+        approvals.show("long-named")
+
+
 def test_a_study_that_asks_others_needs_no_answer(alliance: Federation, node: Node) -> None:
     alliance.submit(study("theirs", plan='sites = ["bonn"]'))
     with node.approvals() as approvals, pytest.raises(ArgumentError, match="does not ask"):

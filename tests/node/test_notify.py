@@ -66,6 +66,19 @@ def test_webhook_gets_the_same_and_nothing_else() -> None:
     assert body["command"] == "cohortium node study show abababababab"
 
 
+@pytest.mark.parametrize("name", ["evil\nBcc: all@a.example", "evil\r", "evil\x85", "evil\ud800"])
+def test_a_name_that_is_no_name_is_one_line_of_the_message(name: str) -> None:
+    """A hub may call a study what it likes; the next message goes out, too."""
+    delivered: list[Message] = []
+    with mail_server() as box:
+        notifier = Notifier(mail(box.port), structlog.get_logger(), delivered=delivered.append)
+        for made in (waits_for_approval, stopped):
+            notifier.send(made(name, purpose="p\ud800", digest="cd" * 32))
+        notifier.close()
+    assert [message.event for message in delivered] == ["waits-for-approval", "stopped"]
+    assert not any("\nBcc:" in letter for _, letter in box.letters)
+
+
 def test_an_answer_that_is_no_success_is_a_failure() -> None:
     with web_server() as posts:
         posts.status = 500

@@ -44,6 +44,26 @@ def test_what_no_file_could_hold_is_refused_with_its_key(value: object) -> None:
         plain({"a": {"b": [1, value]}}, where="x")
 
 
+@pytest.mark.parametrize(
+    "sign", ["\0", "\x1b[8m", "\x9b2J", "\u202e", "\u2067", "\u2028", "\ud800"]
+)
+def test_text_that_shows_as_something_else_is_refused(sign: str) -> None:
+    for tree in (
+        {"study": {"purpose": f"To{sign} help."}},
+        {"task": {"model": {"file": f"m{sign}.py"}}},
+        {"plan": {"hosts": {f"@a{sign}": "b"}}},
+    ):
+        with pytest.raises(StudyError, match="text that shows as it is"):
+            plain(tree, where="x")
+
+
+def test_only_a_purpose_has_several_lines() -> None:
+    text = "Für alle,\n\tüberall: 每个人 کتابخانه‌"
+    assert plain({"study": {"purpose": text}}, where="x") == {"study": {"purpose": text}}
+    with pytest.raises(StudyError, match=r"task\.model\.file: got text with '\\n'"):
+        plain({"task": {"model": {"file": "m\n.py"}}}, where="x")
+
+
 def test_an_endless_nesting_is_refused() -> None:
     tree: dict[str, Any] = {}
     for _ in range(DEPTH + 1):

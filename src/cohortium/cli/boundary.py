@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cohortium.errors import CohortiumError, InvalidInputError, Problem, RunFailedError
 
@@ -58,7 +60,28 @@ def guarded(verb: Callable[[], None]) -> int:
 
 def tell(line: str) -> None:
     """Say something on standard error."""
-    print(line, file=sys.stderr)  # noqa: T201 - the command line speaks
+    for part in line.split("\n"):  # what a hub or a study's code said may be in it
+        print(printable(part), file=sys.stderr)  # noqa: T201 - the command line speaks
+
+
+def printable(value: Any) -> Any:
+    r"""Return what somebody else wrote as one line, which can do nothing to a terminal; of tables
+    and lists all that is in them.
+
+    Line breaks become spaces, and many spaces few, so that nobody forges a line of ours; control
+    characters, those that turn the direction of writing and those without a sign are escaped.
+
+    >>> print(printable("Help.\n\x1b[8mapproved  by all\u202e"))
+    Help. \x1b[8mapproved  by all\u202e
+    """
+    if isinstance(value, Mapping):
+        return {printable(key): printable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    line = re.sub(r"[\r\n\t]|  {2,}", " ", value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _tell_problems(problems: tuple[Problem, ...]) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cohortium.cli.boundary import tell
+from cohortium.cli.boundary import printable, tell
 from cohortium.cli.output import console, print_json
 from cohortium.hub import admin
 from cohortium.hub.logs import configure_logs
@@ -70,7 +70,7 @@ def sites(home: Path | None, *, as_json: bool) -> None:
         print_json(found)
         return
     table = Table("name", "role", "state", "since", "fingerprint", box=None)
-    for site in found:
+    for site in printable(found):
         if site["expires"] is not None:
             state, since = Text("invited", "yellow"), f"until {_time(site['expires'])}"
         elif site["revoked"]:
@@ -95,7 +95,7 @@ def studies(home: Path | None, *, as_json: bool) -> None:
         print_json(found)
         return
     table = Table("study", "digest", "by", "status", "approved by", "declined by", box=None)
-    for study in found:
+    for study in printable(found):
         declined = ", ".join(str(entry["site"]) for entry in study["declines"])
         granted = ", ".join(study["granted"])
         by, status = study["submitted_by"], f"{study['status']} {study['reason']}".rstrip()

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cohortium.cli.boundary import printable
 from cohortium.cli.output import console, print_json, print_notes, shape_told
 from cohortium.errors import RunFailedError
 from cohortium.node import admin
@@ -28,7 +29,8 @@ def join(home: Path | None, url: str, code: str, *, ca: Path | None, proxy: str 
     broker = "An honest broker: other sites do not learn your name.\n\n" if found.broker else ""
     console.print(
         Text.assemble(
-            f"This is {found.site} in {found.federation}, at {found.url}.\n\n{broker}Fingerprint  ",
+            f"This is {found.site} in {printable(found.federation)}, at {found.url}.\n\n"
+            f"{broker}Fingerprint  ",
             (found.fingerprint, "bold"),
             "\n\nCompare it with the coordinator's, by voice.\n\n"
             "Next:\n  cohortium node data add NAME PATH\n  cohortium node up",
@@ -87,7 +89,8 @@ def study_list(home: Path | None, *, as_json: bool) -> None:
     for offer in found:
         answer = Text("waits for you", "yellow") if offer.waits else Text(offer.decision or "-")
         digest = offer.digest[:SHORT]
-        table.add_row(offer.name, digest, offer.status, answer, offer.purpose)
+        told = printable([offer.name, digest, offer.status, offer.purpose])
+        table.add_row(*told[:3], answer, told[3])
     console.print(table if found else "No study asks for this site.")
 
 
@@ -163,7 +166,7 @@ def status(home: Path | None, *, as_json: bool) -> None:
     runs = f"runs, process {found.pid}" if found.pid else "does not run"
     if found.stopped and not found.pid:
         runs = f"was stopped on {_time(found.stopped)}"
-    membership = f"{found.site} in {found.federation}, at {found.url}"
+    membership = f"{found.site} in {printable(found.federation)}, at {found.url}"
     console.print(Text.assemble((membership if found.site else "not joined yet", "bold")))
     console.print(f"node      {runs}\nfolder    {found.home}")
     console.print(f"hub       {_last(found.contact)}\ndisk      {found.disk_free:.1f} GiB free")
@@ -171,12 +174,13 @@ def status(home: Path | None, *, as_json: bool) -> None:
     if found.opens_in:
         console.print(f"hours     steps start in {duration(found.opens_in)}")
     for name in found.waiting:
-        console.print(Text.assemble(("waits for your decision  ", "yellow"), name))
+        console.print(Text.assemble(("waits for your decision  ", "yellow"), printable(name)))
     if found.runs:
         table = Table("study", "status", "rounds", "computed", "last sign", "", box=None)
         for run in found.runs:
             took, when = duration(run.seconds), _time(run.changed)
-            table.add_row(run.study, run.status, str(run.round), took, when, run.reason)
+            cells = (run.study, run.status, str(run.round), took, when, run.reason)
+            table.add_row(*printable(cells))
         console.print(table)
 
 
@@ -189,11 +193,11 @@ def doctor(home: Path | None, *, url: str | None, as_json: bool) -> None:
         table = Table("", "check", "found", "what to do", box=None)
         for check in checks:
             good = Text("ok", "green") if check.ok else Text("--", "yellow")
-            table.add_row(good, check.name, check.found, check.advice)
+            table.add_row(good, check.name, printable(check.found), printable(check.advice))
         console.print(table)
         for check in checks:
             if check.ask:
-                console.print(Text.assemble(("ask IT for  ", "bold"), check.ask))
+                console.print(Text.assemble(("ask IT for  ", "bold"), printable(check.ask)))
     missing = lacking(checks)
     if missing:
         cause = "; ".join(f"{check.name}: {check.found}" for check in missing)
@@ -224,6 +228,7 @@ def restore(home: Path | None, file: Path) -> None:
 
 def _show(found: Mapping[str, Any]) -> None:
     """Show what a study asks for, as one reads a consent form."""
+    found = printable(found)
     console.print(Text.assemble((found["name"], "bold"), f"  {found['status']}"))
     console.print(f"digest      {found['digest']}\npurpose     {found['purpose']}")
     console.print(f"researcher  {found['researcher']}, since {_time(found['submitted'])}")
@@ -253,6 +258,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 def _leaves(found: Mapping[str, Any]) -> None:
     """Show every array and every number that would leave."""
+    found = printable(found)
     site, leaves = found["site"], found["leaves"]
     console.print(Text.assemble((found["study"], "bold"), f"  with {found['dataset']}"))
     console.print(

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from cohortium.cli.boundary import printable
+
 WIDE = 160
 """Columns of output that no person's terminal bounds, such as that into a pipe."""
 
@@ -29,13 +31,14 @@ console = make_console()
 
 def print_json(found: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print JSON values for programs."""
-    console.print_json(json.dumps(found, allow_nan=False, default=list))
+    text = json.dumps(found, allow_nan=False, default=list)
+    console.print_json(text, ensure_ascii=True)
 
 
 def print_notes(notes: Sequence[str]) -> None:
     """Print what a reader should know, a line each."""
     for note in notes:
-        console.print(Text.assemble(("note ", "yellow"), note))
+        console.print(Text.assemble(("note ", "yellow"), printable(note)))
 
 
 def few(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cohortium.cli.boundary import InterruptedRunError, tell
+from cohortium.cli.boundary import InterruptedRunError, printable, tell
 from cohortium.cli.output import console, print_json, print_notes
 from cohortium.cli.results import check_acceptance, check_folder
 from cohortium.cli.results import show as show_result
@@ -44,7 +44,8 @@ def join(home: Path | None, url: str, code: str, *, ca: Path | None, proxy: str 
     joined = profile.join(url, code, ca=ca, proxy=proxy)
     console.print(
         Text.assemble(
-            f"You are {joined.identity.name}, {joined.identity.role} of {joined.federation}. "
+            f"You are {joined.identity.name}, {joined.identity.role} of "
+            f"{printable(joined.federation)}. "
             f"Your keys are in {profile.folder}.\n\nFingerprint  ",
             (joined.fingerprint, "bold"),
             "\n\nCompare it with the coordinator's, by voice, before you trust the connection.",
@@ -78,10 +79,10 @@ def list_(home: Path | None, *, as_json: bool) -> None:
         return
     table = Table("study", "digest", "status", "approved", "declined", box=None)
     for study in found:
-        row = study.row
+        row = printable(study.row)
         granted = f"{len(row['granted'])}" + (f" of {len(row['sites'])}" if row["sites"] else "")
         declined = ", ".join(str(entry["site"]) for entry in row["declines"])
-        table.add_row(study.name, study.digest[:SHORT], study.status, granted, declined)
+        table.add_row(row["name"], study.digest[:SHORT], row["status"], granted, declined)
     console.print(table)
 
 
@@ -93,20 +94,23 @@ def show(home: Path | None, wanted: str, *, as_json: bool) -> None:
     if as_json:
         print_json(dict(study.row))
         return
-    console.print(Text.assemble((study.name, "bold"), f"  {study.status}  {study.reason}"))
-    console.print(f"digest   {study.digest}\npurpose  {study.row['purpose']}")
+    row = printable(study.row)
+    console.print(Text.assemble((row["name"], "bold"), f"  {row['status']}  {row['reason']}"))
+    console.print(f"digest   {study.digest}\npurpose  {row['purpose']}")
     console.print(f"rounds   {bundle.study.plan.rounds}\nrun      {study.run or 'not started'}\n")
     table = Table("site", "answer", "", box=None)
     standings = study.standings()
     for standing in standings:
         style = {"approved": "green", "declined": "red"}.get(standing.answer, "yellow")
-        table.add_row(standing.site, Text(standing.answer, style), standing.told)
+        table.add_row(
+            printable(standing.site), Text(standing.answer, style), printable(standing.told)
+        )
     console.print(table if standings else "No site has answered yet.")
     console.print("\nWho could read what:", style="bold")
     sites = [standing.site for standing in standings if standing.answer != "declined"]
     try:
         for sentence in studies.exposed(bundle, sites):
-            console.print(f"  {sentence}")
+            console.print(f"  {printable(sentence)}")
     except StudyError as error:
         console.print(f"  not known until more sites have answered ({error.problems[0].got})")
     console.print("  All sites and you get the consensus model and each round's metrics per site.")
@@ -183,7 +187,7 @@ def _follow(
         for seen in follow(inbox, client, study):
             if isinstance(seen, Study):
                 study = seen
-                page.status, page.reason = seen.status, seen.reason
+                page.status, page.reason = printable([seen.status, seen.reason])
                 line: Any = {"status": seen.status, "reason": seen.reason}
                 text = f"{seen.status}: {seen.reason}" if seen.reason else seen.status
             else:
@@ -194,7 +198,7 @@ def _follow(
             if as_json:
                 typer.echo(json.dumps(line, allow_nan=False))
             elif not live:
-                console.print(text)
+                console.print(printable(text))
     return study
 
 

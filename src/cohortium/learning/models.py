@@ -115,7 +115,10 @@ class Code:
     """A module from a Python file beside the study. Sites run this file: they approve its bytes."""
 
     file: Annotated[
-        str, Field(min_length=1, description="The file, relative to the study's folder.")
+        str,
+        Field(
+            min_length=1, max_length=255, description="The file, relative to the study's folder."
+        ),
     ]
     build: Annotated[
         str,

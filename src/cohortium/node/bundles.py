@@ -22,6 +22,9 @@ from cohortium.study.read import parse
 from cohortium.transport.client import HubClient
 from cohortium.types import Layout, Params
 
+NAME_LIMIT = 255
+"""Bytes of a file's name, at most, on most disks."""
+
 TEXT, FILES, INITIAL = "study.toml", "files", "initial.safetensors"
 
 
@@ -123,6 +126,9 @@ def _inside(path: str) -> str:
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or str(plain) != path or "\\" in path:
         raise RefusedError(f"the study names the file {path[:100]!r}, which is outside of it")
+    longest = max((len(part.encode("utf-8", "replace")) for part in plain.parts), default=0)
+    if "\0" in path or longest > NAME_LIMIT:
+        raise RefusedError(f"the study names the file {path[:100]!r}, which no disk can hold")
     return path
 
 

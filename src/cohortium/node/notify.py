@@ -67,16 +67,16 @@ class Message:
 def waits_for_approval(study: str, *, purpose: str, digest: str) -> Message:
     """Return the message about a study that nobody here has decided on."""
     command = f"cohortium node study show {digest[:12]}"
-    return Message("waits-for-approval", study, _line(purpose), digest, command)
+    return Message("waits-for-approval", _line(study), _line(purpose), digest, command)
 
 
 def stopped(study: str, *, purpose: str, digest: str) -> Message:
     """Return the message about a run that ended before its last round."""
-    return Message("stopped", study, _line(purpose), digest, "cohortium node status")
+    return Message("stopped", _line(study), _line(purpose), digest, "cohortium node status")
 
 
 def _line(text: str) -> str:
-    """Return text as one line: a purpose cannot pretend to be the rest of the message."""
+    """Return text as one line: it cannot pretend to be the rest of the message, or a header."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

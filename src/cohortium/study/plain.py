@@ -6,6 +6,7 @@ Everything is validated in this one form, so that TOML and Python obey the same 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -48,13 +49,31 @@ def _plain(value: object, at: Key, problems: list[Problem], *, where: str) -> An
         problems.append(Problem(where, dotted(at[:3]), "a deeper nesting", expected))
         return None
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        for key in value:
+            _check_text(key, (*at, key), problems, where=where)
         return {k: _plain(value[k], (*at, k), problems, where=where) for k in sorted(value)}
     if isinstance(value, list | tuple):
         return [_plain(v, (*at, i), problems, where=where) for i, v in enumerate(value)]
+    if isinstance(value, str):
+        _check_text(value, at, problems, where=where)
     if not _is_json(value):
         expected = "text, a finite number, true or false, a list or a table"
         problems.append(Problem(where, dotted(at), describe(value), expected))
     return value
+
+
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Controls of terminals and of the direction of writing, and halves of characters: with them, what
+people read before they approve a study could say something else than what they sign."""
+
+
+def _check_text(text: str, at: Key, problems: list[Problem], *, where: str) -> None:
+    shown = re.sub(r"[\n\t]", " ", text) if at == ("study", "purpose") else text
+    if found := _HIDDEN.search(shown):
+        got, expected = f"text with {found[0]!a}", "text that shows as it is"
+        problems.append(Problem(where, dotted(at), got, expected, "Leave that character out"))
 
 
 def _table(value: object) -> object:
