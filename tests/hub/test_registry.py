@@ -87,6 +87,34 @@ def test_who_lost_the_answer_may_ask_again_with_the_same_keys(fed: Federation) -
     assert join(fed, code, oslo)["fingerprint"] == first["fingerprint"]
 
 
+def test_a_used_code_is_nothing_to_who_was_revoked_and_ends_with_its_time(fed: Federation) -> None:
+    oslo, code = identity("oslo"), invited(fed)
+    join(fed, code, oslo)
+    fed.service.registry.revoke("oslo", "")
+    with pytest.raises(RevokedError):
+        join(fed, code, oslo)
+
+    fed.clock.now += 73 * 3600
+
+    with pytest.raises(RequestError, match="did not give"):
+        join(fed, code, oslo)
+
+
+@pytest.mark.parametrize("at", [10**400, float("1e300"), -1, True, "now", None])
+def test_a_time_that_is_none_is_refused(fed: Federation, at: object) -> None:
+    said = joining(invited(fed), identity("oslo"), time=at)
+    with pytest.raises(RefusedError, match="a join whose time is none"):
+        fed.service.registry.join(Document.from_json(said["document"]), said["mac"])
+
+
+@pytest.mark.parametrize("name", ["A", "a ", "Site  one", "NEW"])
+def test_names_that_people_take_for_one_another_are_refused(fed: Federation, name: str) -> None:
+    for known in ("site one", "new"):
+        fed.service.registry.invite(known, "site")
+    with pytest.raises(ConflictError, match="much like"):
+        fed.service.registry.invite(name, "site")
+
+
 def test_a_code_that_was_used_lets_nobody_else_in(fed: Federation) -> None:
     code = invited(fed)
     join(fed, code, identity("oslo"))
@@ -152,7 +180,7 @@ def test_a_changed_document_is_refused(fed: Federation) -> None:
         ({"name": "bergen"}, RefusedError, "something else than its certificate"),
         ({"role": "coordinator"}, RefusedError, "something else than its certificate"),
         ({"root": "00" * 32}, RefusedError, "something else than its certificate"),
-        ({"time": "noon"}, RefusedError, "whose time is no number"),
+        ({"time": "noon"}, RefusedError, "whose time is none"),
         ({"more": 1}, RefusedError, "other entries"),
     ],
 )

@@ -322,6 +322,43 @@ def test_who_was_revoked_has_not_consented(fed: Federation) -> None:
     assert [seat.site for seat in run.roster.seats] == ["a"]
 
 
+def test_a_consent_ends_with_its_membership(fed: Federation) -> None:
+    digest = fed.submit()
+    for site in ("a", "b"):
+        fed.grant(site, digest)
+
+    fed.service.revoke(fed.member("coordinator"), "a", "its key was stolen")
+    fed.join("a")
+
+    assert shown(fed, "ada")["granted"] == ["b"]
+    assert list(fed.service.studies.start(fed.member("ada"), digest).members) == [
+        "b",
+        "@hub",
+        "ada",
+    ]
+
+
+@pytest.mark.parametrize("role", ["site", "researcher"])
+def test_a_study_is_its_submitters_not_that_of_who_has_the_name_later(
+    fed: Federation, role: str
+) -> None:
+    digest = fed.submit()
+    fed.grant("a", digest)
+    fed.service.revoke(fed.member("coordinator"), "ada", "left")
+    fed.join("ada", role)
+
+    with pytest.raises(RequestError):
+        fed.service.studies.start(fed.member("ada"), digest)
+    with pytest.raises(ConflictError, match="who had this name before"):
+        fed.service.studies.start(fed.member("coordinator"), digest)
+    if role == "researcher":
+        assert fed.service.studies.shown(fed.member("ada")) == []
+        with pytest.raises(ConflictError, match="who had this name before"):
+            fed.submit()
+        steer(fed, "stop", "coordinator")
+        assert fed.submit() == digest
+
+
 def test_a_site_may_carry_a_party(fed: Federation) -> None:
     text = STUDY + '[plan.hosts]\n"@aggregator" = "b"\n'
     digest = fed.submit(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from cohortium.data.names import SITE_NAME
 from cohortium.identity import Certificate, Document
@@ -17,7 +17,17 @@ FrameId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=f"^{SITE_NAME.pattern}$")]
 HostName = Annotated[str, Field(pattern=f"^@?{SITE_NAME.pattern}$")]
 Instance = Annotated[str, Field(pattern=r"^[0-9A-Za-z._-]{1,64}$")]
-Words = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
+
+
+def _storable(text: str) -> str:
+    """Refuse what no database keeps: a half of a character (UnicodeEncodeError), and NUL."""
+    if b"\0" in text.encode():
+        raise ValueError("text without NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Words = Annotated[Text, Field(max_length=2000)]
 
 # Values that check themselves: from JSON they are read by their own, strict reader.
 Signed = Annotated[Document, BeforeValidator(Document.from_json)]
@@ -76,9 +86,9 @@ class Poll(Body):
 class NewStudy(Body):
     """A study."""
 
-    text: Annotated[str, Field(max_length=STUDY_LIMIT, description="The study file, as TOML.")]
+    text: Annotated[Text, Field(max_length=STUDY_LIMIT, description="The study file, as TOML.")]
     files: Annotated[
-        dict[Annotated[str, Field(max_length=1000)], Digest],
+        dict[Annotated[Text, Field(max_length=1000)], Digest],
         Field(max_length=100, description="Path as the study names it, to an uploaded blob."),
     ] = {}
 
@@ -99,7 +109,7 @@ class Control(Body):
     """An order of a coordinator to a run."""
 
     op: Literal["extend", "exclude", "readmit"]
-    site: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
+    site: Annotated[Text, Field(max_length=64)] = ""
     seconds: Annotated[float, Field(ge=0, le=30 * 24 * 3600, strict=False)] = 0.0
     reason: Words = ""
 

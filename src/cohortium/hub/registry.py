@@ -170,13 +170,14 @@ class Registry:
 
         Raises:
             ArgumentError: no name, role or time that can be given.
-            ConflictError: an active member has the name.
+            ConflictError: an active member has the name, or anybody one that people take for it.
         """
         _check_invitation(name, role, hours)
         member = self._members.get(name)
         if member is not None and member.revoked is None:
             advice = "Choose another name, or revoke the member first"
             raise ConflictError(f"{name!r}, who is a member", "a name that is free", advice)
+        self._check_distinct(name)
         now = self._clock()
         invitation, expires = Invitation.create(self.identity.root.public), now + 3600 * hours
         row: dict[str, Any] = {"name": name, "role": role, "secret": invitation.secret.hex()}
@@ -185,6 +186,12 @@ class Registry:
             _void_open(connection, name)
             connection.execute(insert(INVITATIONS).values(row))
         return invitation, expires
+
+    def _check_distinct(self, name: str) -> None:
+        known = {*self._members, *(each.name for each in self.invited())} - {name}
+        alike = [other for other in known if _sound(other) == _sound(name)]
+        if alike:
+            raise ConflictError(f"{name!r}, much like {alike[0]!r}", "a name of its own")
 
     def invited(self) -> tuple[Open, ...]:
         """Return the invitations that nobody has used, expired ones included."""
@@ -210,9 +217,11 @@ class Registry:
             RequestError: no invitation, an expired or a used one, another name, a wrong clock.
         """
         now = self._clock()
-        row, invitation = self._invitation(document, mac)
         _check_clock(document, now)
-        if not row.used_by and now > row.expires:
+        row, invitation = self._invitation(document, mac, now)
+        if row.used_by:
+            self.active(row.name)
+        elif now > row.expires:
             raise ExpiredError("a code whose time is over", "one that is new", _ASK)
         if document.kind == "ask":  # the joiner's certificate has to bear the invitation's name
             return {"name": row.name, "role": row.role}
@@ -224,11 +233,16 @@ class Registry:
             self._admit(certificate, row.position, now)
         return self._welcome(certificate, invitation)
 
-    def _invitation(self, document: Document, mac: str) -> tuple[Row[Any], Invitation]:
-        """Return the invitation with whose secret `mac` was made."""
+    def _invitation(self, document: Document, mac: str, now: float) -> tuple[Row[Any], Invitation]:
+        """Return the invitation with whose secret `mac` was made.
+
+        One that was used and is over helps nobody any more, and is not tried.
+        """
         message = canonical(document.to_json())
+        helps = (INVITATIONS.c.used_by == "") | (INVITATIONS.c.expires >= now)
+        query = select(INVITATIONS).where(helps).order_by(INVITATIONS.c.position.desc())
         with reading(self._engine) as connection:
-            rows = connection.execute(select(INVITATIONS).order_by(INVITATIONS.c.position.desc()))
+            rows = connection.execute(query)
             for row in rows:
                 invitation = Invitation(self.id, bytes.fromhex(row.secret))
                 try:
@@ -395,6 +409,11 @@ def _check_invitation(name: str, role: str, hours: float) -> None:
         raise ArgumentError(*problems)
 
 
+def _sound(name: str) -> str:
+    """Return what people make of a name."""
+    return " ".join(name.split()).casefold()
+
+
 def _void_open(connection: Connection, name: str) -> None:
     unused = INVITATIONS.c.name == name, INVITATIONS.c.used_by == ""
     connection.execute(delete(INVITATIONS).where(*unused))
@@ -416,8 +435,8 @@ def _joining(document: Document) -> Certificate:
 
 def _check_clock(document: Document, now: float) -> None:
     at = document.body.get("time")
-    if not isinstance(at, int | float) or isinstance(at, bool):
-        raise RefusedError("a join whose time is no number")
+    if not isinstance(at, int | float) or isinstance(at, bool) or not 0 <= at < 1 << 53:
+        raise RefusedError("a join whose time is none")
     if abs(at - now) > SKEW:
         got, expected = f"the time {at:.0f}", f"within {SKEW:.0f} s of the hub's, {now:.0f}"
         raise ClockError(got, expected, "Set the clock that is wrong, best by NTP")

@@ -199,6 +199,7 @@ class HubService:
         check_coordinator(member)
         self.registry.revoke(name, reason)
         self.mailbox.drop(name)
+        self.studies.forget(name)
         for run in self.runs.of(name):
             site = run.hosts[name]
             if run.status not in ENDED and site in {seat.site for seat in run.roster.seats}:

@@ -29,9 +29,9 @@ PREFIX = "/v1/"
 OPEN = frozenset({("GET", "/v1/hub"), ("POST", "/v1/join")})
 """What may be asked without a signature."""
 
-SMALL = 64 * 1024
-INBOX = 2 << 20
-"""The largest bodies, in bytes, of most requests, and of a poll with its receipts."""
+OPEN_BODY, SMALL, INBOX = 16 * 1024, 64 * 1024, 2 << 20
+"""The largest bodies, in bytes, of a request that nobody signed, of most others, and of a poll with
+its receipts."""
 
 LARGE = ("/v1/frames", "/v1/studies")
 """Where a body may be as large as the hub's settings say."""
@@ -119,8 +119,8 @@ class Signed:
         path = scope["path"]
         if not path.startswith(PREFIX) or (scope["method"], path) in OPEN:
             scope.setdefault("state", {})["member"] = None
-            return await self._body(receive, SMALL)
-        brought = await self._body(receive, SMALL) if path == ROTATION else None
+            return await self._body(receive, OPEN_BODY)
+        brought = await self._body(receive, OPEN_BODY) if path == ROTATION else None
         now = self._service.clock()
         head = check_head(
             request.method,

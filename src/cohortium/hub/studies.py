@@ -105,6 +105,7 @@ class Studies:
             "name": study.study.name,
             "purpose": study.study.purpose,
             "submitted_by": member.name,
+            "root": member.root,
             "submitted_at": self._clock(),
             "status": "open",
             "reason": "",
@@ -160,7 +161,7 @@ class Studies:
             )
             return query.where((STUDIES.c.status == "open") | STUDIES.c.digest.in_(granted))
         if member.role == "researcher":
-            return query.where(STUDIES.c.submitted_by == member.name)
+            return query.where(STUDIES.c.root == member.root)
         return query.where(true())
 
     # -- answers of sites --------------------------------------------------------------------------
@@ -189,6 +190,11 @@ class Studies:
         """
         _check_role(member, "site")
         self._answer(member, digest, grant=None, reason=reason, blobs=())
+
+    def forget(self, site: str) -> None:
+        """Drop the answers of a member that was revoked: they bind nobody who has its name later."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(ANSWERS).where(ANSWERS.c.site == site))
 
     def _answer(
         self,
@@ -245,7 +251,7 @@ class Studies:
             bundle,
             consents,
             hub=self._registry.identity.certificate,
-            researcher=self._registry.active(row.submitted_by).certificate,
+            researcher=self._submitter(row).certificate,
             nonce=secrets.token_hex(16),
             now=now,
             pseudonyms=names and {site: names[site] for site, _ in consents},
@@ -362,6 +368,8 @@ class Studies:
                 problems.append(Problem(row.name, "plan.sites", got, "one of every site", _WAIT))
                 continue
             grant = Grant.of(given[site])
+            if not names and grant.certificate.root != self._registry.active(site).root:
+                raise ConflictError(f"a consent of who was {site} before", "one of the member")
             refusal = grant.refusal(study=row.digest, round_=rounds, now=now)
             if refusal:
                 got, expected = f"of {names.get(site, site)}: {refusal}", f"{rounds} rounds, now"
@@ -380,6 +388,8 @@ class Studies:
             connection.execute(insert(STUDIES).values(digest=digest, **row))
         elif before.submitted_by != row["submitted_by"]:
             raise ConflictError("a study that somebody else has submitted", "one of your own")
+        elif before.status not in ENDED and before.root != row["root"]:
+            raise ConflictError("a study of who had this name before", "one of your own")
         elif before.status not in ENDED:
             return False
         else:
@@ -391,11 +401,18 @@ class Studies:
     def _mine(self, member: Member, digest: str) -> Row[Any]:
         """Return a study that a member may start and stop."""
         row = self._row(digest)
-        if member.role != "coordinator" and row.submitted_by != member.name:
+        if member.role != "coordinator" and row.root != member.root:
             if member.role == "researcher":
                 raise _unknown(digest)
             raise RequestError(f"{member.name}, a {member.role}", "the submitter or a coordinator")
         return row
+
+    def _submitter(self, row: Row[Any]) -> Member:
+        """Return who submitted a study, if it is still a member, under the same root key."""
+        member = self._registry.active(row.submitted_by)
+        if member.root != row.root:
+            raise ConflictError("a study of who had this name before", "one of a member")
+        return member
 
     def _row(self, digest: str) -> Row[Any]:
         with reading(self._engine) as connection:

@@ -86,6 +86,7 @@ STUDIES = Table(
     Column("name", String(64), nullable=False),
     Column("purpose", Text, nullable=False),
     Column("submitted_by", String(64), nullable=False),
+    Column("root", String(64), nullable=False),
     Column("submitted_at", Float, nullable=False),
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
@@ -95,6 +96,7 @@ STUDIES = Table(
     Column("run", String(32), nullable=False),
     sqlite_autoincrement=True,
 )
+"""`root`: the key of who submitted; a name may be somebody else's later."""
 
 ANSWERS = Table(
     "answers",

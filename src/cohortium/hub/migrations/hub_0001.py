@@ -72,6 +72,7 @@ def _studies() -> None:
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("purpose", sa.Text, nullable=False),
         sa.Column("submitted_by", sa.String(64), nullable=False),
+        sa.Column("root", sa.String(64), nullable=False),
         sa.Column("submitted_at", sa.Float, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
