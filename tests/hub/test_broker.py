@@ -181,6 +181,30 @@ def test_the_order_of_seats_says_nothing(fed: Federation) -> None:
     assert seats == sorted(seats)
 
 
+def test_the_order_of_answers_says_nothing(fed: Federation) -> None:
+    fed.submit()
+    for site in (*SITES, "a", "b", "c"):
+        if site in ("a", "b"):
+            fed.service.studies.decline(fed.member(site), DIGEST, "no")
+        else:
+            fed.grant(site)
+
+    told = fed.service.studies.show(fed.member("ada"), DIGEST)
+
+    for names in (told["granted"], [each["site"] for each in told["declines"]]):
+        assert names == sorted(names, key=lambda name: (len(name), name))
+
+
+def test_nobody_sees_when_a_site_is_online(fed: Federation) -> None:
+    fed.started(SITES)
+    for site in SITES:
+        fed.service.leases.take(site, "one", "")
+
+    entries = fed.service.directory(fed.member("ada"))
+
+    assert {each["name"] for each in entries if each["online"]} == {"@hub"}
+
+
 def test_what_a_start_is_refused_for_names_nobody(fed: Federation) -> None:
     fed.submit()
     first, second = SITES

@@ -34,6 +34,7 @@ from cohortium.hub import backup as hub_backup
 from cohortium.identity import Document
 from cohortium.node import session
 from cohortium.node.agent import Agent
+from cohortium.node.approvals import DAY
 from cohortium.node.carrying import Carrier
 from cohortium.node.folder import Home
 from cohortium.node.joining import rotate_keys
@@ -416,6 +417,7 @@ def test_behind_a_broker_sites_take_part_under_other_names(tmp_path: Path) -> No
         assert keys is not None
         assert keys.name.startswith("site-")
         assert keys.root != a.home.identity().root
+        assert keys.certificate.issued % DAY == 0
 
 
 def test_a_node_carries_its_regions_aggregator(alliance: Federation) -> None:

@@ -97,7 +97,8 @@ class HubService:
         """Return the members that one may know: itself, the hub, and those of common runs.
 
         A coordinator sees all. Behind an honest broker the others appear under their pseudonyms, as
-        their certificates do, and without addresses.
+        their certificates do, without addresses, and as if never online: when a hospital's
+        network fails, its neighbours know whose it is.
         """
         if member.role == "coordinator":
             return [self._entry(each) for each in self.registry.members()]
@@ -259,7 +260,7 @@ class HubService:
                 "role": run.certificate(host).role,
                 "certificate": run.certificate(host).to_json(),
                 "address": "",
-                "online": self.leases.is_online(name),
+                "online": False,
                 "revoked": self.registry.get(name).revoked is not None,
             }
             for run in self.runs.of(member.name)

@@ -192,7 +192,7 @@ class Studies:
         self._answer(member, digest, grant=None, reason=reason, blobs=())
 
     def forget(self, site: str) -> None:
-        """Drop the answers of a member that was revoked: they bind nobody who has its name later."""
+        """Drop the answers of who was revoked: they bind nobody who has its name later."""
         with writing(self._engine) as connection:
             connection.execute(delete(ANSWERS).where(ANSWERS.c.site == site))
 
@@ -437,6 +437,8 @@ class Studies:
         """Return what a member is told of a study; behind a broker, nobody's name but its own."""
         answers, hidden = self._answers(row.digest), self._pseudonyms.on
         names = self._pseudonyms.of(row.digest) if hidden else {}
+        if hidden:  # the order of joining would tell who is who
+            answers.sort(key=lambda answer: (len(names[answer.site]), names[answer.site]))
         sees_all = not hidden or member.role == "coordinator"
         grants = [a for a in answers if a.grant is not None]
         declines = [a for a in answers if a.grant is None]

@@ -201,7 +201,8 @@ class Approvals:
             return self.identity
         if offer.identity is not None and offer.identity.name == pseudonym:
             return offer.identity
-        return Identity.create(pseudonym, role=self.identity.role, now=self.site.clock())
+        day = self.site.clock() // DAY * DAY  # the second would tell who approved when
+        return Identity.create(pseudonym, role=self.identity.role, now=day)
 
     def _grant(
         self,
